@@ -1,0 +1,24 @@
+# Everything from a fresh machine: each command makes .venv first where it is missing or older than pyproject.toml.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+
+.PHONY: run test lab
+
+run: $(STAMP)
+	$(BIN)/python -m promptlab run
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lab: $(STAMP)
+	$(BIN)/python -m jupyterlab notebooks/00_tour.ipynb
+
+$(STAMP): pyproject.toml
+	@echo "Installing promptlab into $(VENV): minutes the first time, and about 7 GB with PyTorch."
+	@$(PYTHON) -c "import ensurepip, sys; sys.exit(sys.version_info < (3, 10))" || \
+	  { echo "Needs Python 3.10 or newer with venv. On Debian: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -e ".[dev]"
+	@touch $@

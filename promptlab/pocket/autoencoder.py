@@ -1,0 +1,65 @@
+"""Stage (a): pictures to 16 x 16 x 16 latents and back, with diffusers' AutoencoderTiny."""
+
+import json
+
+import torch
+
+from promptlab.pocket.training import train
+from promptlab.runtime import bar, device
+
+STEPS, BATCH = 5000, 24
+
+
+def new_autoencoder():
+    """A fresh f8 autoencoder: (n, 3, 128, 128) in -1..1 to (n, 16, 16, 16) and back."""
+    from diffusers import AutoencoderTiny
+
+    return AutoencoderTiny(
+        encoder_block_out_channels=(32, 32, 32, 32),
+        decoder_block_out_channels=(32, 32, 32, 32),
+        num_encoder_blocks=(0, 0, 1, 2),
+        num_decoder_blocks=(2, 1, 1, 0),
+        latent_channels=16,
+    )
+
+
+def to_tensor(images):
+    """uint8 (n, h, w, 3) to float (n, 3, h, w) in -1..1 on the device."""
+    return torch.from_numpy(images).to(device()).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def fit(images, folder, steps=STEPS):
+    """Train on rendered pictures (n, 128, 128, 3) uint8: L1 + mean squared error, a little latent noise."""
+    torch.manual_seed(0)
+    vae = new_autoencoder()
+
+    def loss_of(indices):
+        x = to_tensor(images[indices])
+        z = vae.encoder(x)
+        y = vae.decoder(z + 0.05 * z.detach().std() * torch.randn_like(z)).float()
+        return (y - x).abs().mean() + 2 * (y - x).pow(2).mean() + 0.001 * z.float().pow(2).mean()
+
+    return train("autoencoder", folder, steps, {"vae": vae}, loss_of, 2e-3, BATCH, len(images), ema=("vae",), log=folder / "log.txt")["vae"]
+
+
+@torch.no_grad()
+def encode_all(vae, images, factor_file, batch=100):
+    """Latents of all pictures as float16 (n, 16, 16, 16), scaled to standard deviation 1; the factor goes to `factor_file`."""
+    out = torch.empty(len(images), 16, 16, 16, dtype=torch.float16)
+    for i in bar(range(0, len(images), batch), desc="latents"):
+        with torch.autocast(device().type, torch.bfloat16):
+            out[i : i + batch] = vae.encoder(to_tensor(images[i : i + batch])).half().cpu()
+    factor = 1 / out[:5000].float().std().item()
+    factor_file.write_text(json.dumps({"scaling_factor": factor}))
+    return out.mul_(factor)
+
+
+@torch.no_grad()
+def psnr(vae, images, batch=50):
+    """Peak signal-to-noise ratio in dB of reconstructions, averaged over pictures."""
+    values = []
+    for i in range(0, len(images), batch):
+        x = to_tensor(images[i : i + batch])
+        y = vae.decoder(vae.encoder(x)).clamp(-1, 1)
+        values.append(10 * torch.log10(4 / (y - x).pow(2).mean((1, 2, 3))))
+    return torch.cat(values).mean().item()

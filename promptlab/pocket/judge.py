@@ -1,0 +1,98 @@
+"""Stage (e): the judge, a classifier that names what is in a picture. It serves evaluation and gold, never a reward."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from promptlab.pocket.clip import augment, encode_attributes
+from promptlab.pocket.pictures import BACKGROUNDS, COLOURS, MEDIA
+from promptlab.pocket.subjects import SUBJECTS
+from promptlab.pocket.training import train
+from promptlab.runtime import device
+
+STEPS, BATCH = 4000, 128
+HEADS = {"subject": SUBJECTS, "colour": (*COLOURS, "its own"), "medium": MEDIA, "background": BACKGROUNDS}
+
+
+class Block(nn.Module):
+    """A residual block that may halve the resolution."""
+
+    def __init__(self, inp, out, stride):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(inp, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU(), nn.Conv2d(out, out, 3, 1, 1, bias=False), nn.BatchNorm2d(out)
+        )  # fmt: skip
+        self.skip = nn.Identity() if (inp, stride) == (out, 1) else nn.Conv2d(inp, out, 1, stride, bias=False)
+
+    def forward(self, x):
+        return F.relu(self.skip(x) + self.body(x))
+
+
+class Judge(nn.Module):
+    """A small residual network with one linear head per attribute."""
+
+    def __init__(self, width=32):
+        super().__init__()
+        w = width
+        self.body = nn.Sequential(
+            nn.Conv2d(3, w, 3, 2, 1, bias=False), nn.BatchNorm2d(w), nn.ReLU(),
+            Block(w, w, 1), Block(w, 2 * w, 2), Block(2 * w, 4 * w, 2), Block(4 * w, 4 * w, 1), Block(4 * w, 8 * w, 2),
+        )  # fmt: skip
+        self.heads = nn.ModuleDict({name: nn.Linear(16 * w, len(values)) for name, values in HEADS.items()})
+
+    def forward(self, x):
+        """Pictures (n, 3, 64, 64) in -1..1 to a dict of logits, one (n, classes) array per attribute."""
+        features = self.body(x)
+        pooled = torch.cat([features.mean((2, 3)), features.amax((2, 3))], 1)
+        return {name: head(pooled) for name, head in self.heads.items()}
+
+
+def fit(pictures, small, folder, steps=STEPS):
+    """Train on renders (n, 64, 64, 3) uint8. Of a pair, each subject is half of the answer."""
+    torch.manual_seed(0)
+    facts = torch.from_numpy(encode_attributes(pictures))
+
+    def loss_of(indices):
+        x = torch.from_numpy(small[indices]).to(device()).permute(0, 3, 1, 2).float() / 127.5 - 1
+        truth, out = facts[indices].to(device()), judge(augment(x))
+        second = torch.where(truth[:, 1] < 0, truth[:, 0], truth[:, 1])
+        colour = torch.where(truth[:, 2] < 0, len(COLOURS), truth[:, 2])
+        loss = (F.cross_entropy(out["subject"], truth[:, 0]) + F.cross_entropy(out["subject"], second)) / 2
+        return loss + 0.5 * F.cross_entropy(out["colour"], colour) + 0.3 * (F.cross_entropy(out["medium"], truth[:, 3]) + F.cross_entropy(out["background"], truth[:, 4]))
+
+    judge = Judge()
+    return train("judge", folder, steps, {"judge": judge}, loss_of, 2e-3, BATCH, len(pictures), ema=("judge",), log=folder / "log.txt")["judge"]
+
+
+def save(judge, path):
+    """Write fp16 safetensors."""
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in judge.state_dict().items()}, path)
+
+
+@torch.no_grad()
+def look(judge, images, batch=256):
+    """What the judge sees in pictures (n, 128, 128, 3) uint8: a dict of probabilities, one (n, classes) array per attribute."""
+    parts = []
+    for i in range(0, len(images), batch):
+        x = torch.from_numpy(np.ascontiguousarray(images[i : i + batch])).to(device()).permute(0, 3, 1, 2).float()
+        x = F.interpolate(x, size=64, mode="bilinear", antialias=True) / 127.5 - 1
+        parts.append({k: v.float().softmax(-1).cpu().numpy() for k, v in judge(x).items()})
+    return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+
+
+def shows(seen, claims):
+    """Which content words of each claim a picture shows: a list of dicts such as ``{"frog": True, "blue": False}``.
+
+    A subject counts if it is the judge's first choice, or among the first two of a pair; a colour if it is the first choice.
+    """
+    ranked, colour, names = np.argsort(-seen["subject"], 1), seen["colour"].argmax(1), HEADS["colour"]
+    result = []
+    for i, claim in enumerate(claims):
+        top = {SUBJECTS[j] for j in ranked[i, : len(claim.subjects)]}
+        found = {noun: noun in top for noun in claim.subjects}
+        result.append(found | ({claim.colour: names[colour[i]] == claim.colour} if claim.colour else {}))
+    return result

@@ -1,0 +1,84 @@
+"""The nouns of the pocket world: emoji glyphs, what they are called, and which kind of thing they are."""
+
+from functools import lru_cache
+from pathlib import Path
+
+from promptlab.runtime import PromptlabError
+
+FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
+
+# Taste (taste.py) goes by kind; the English names follow Unicode's emoji-test.txt, shortened to what a person would type.
+KINDS = {
+    "sea": """🐋 whale, 🐬 dolphin, 🦭 seal, 🐟 fish, 🐠 angelfish, 🐡 pufferfish, 🦈 shark, 🐙 octopus, 🐚 seashell,
+        🪸 coral, 🪼 jellyfish, 🦀 crab, 🦞 lobster, 🦐 shrimp, 🦑 squid, 🦪 oyster, 🐢 turtle, 🐧 penguin, 🦦 otter,
+        ⚓ anchor, ⛵ sailboat, 🛶 canoe, 🚤 speedboat, 🛳️ ship, 🛟 life ring""",
+    "wild": """🐵 monkey, 🦍 gorilla, 🐶 dog, 🐺 wolf, 🦊 fox, 🐱 cat, 🦁 lion, 🐯 tiger, 🐴 horse, 🫎 moose, 🦄 unicorn, 🦓 zebra, 🦌 deer, 🐮 cow, 🐷 pig, 🐑 sheep, 🐫 camel, 🦒 giraffe, 🐘 elephant, 🦏 rhino, 🦛 hippo, 🐭 mouse, 🐰 rabbit, 🦔 hedgehog, 🦇 bat, 🐻 bear, 🐨 koala, 🐼 panda, 🦘 kangaroo,
+        🐓 rooster, 🐤 chick, 🕊️ dove, 🦅 eagle, 🦆 duck, 🦢 swan, 🦉 owl, 🦩 flamingo, 🦚 peacock, 🦜 parrot, 🐸 frog,
+        🐊 crocodile, 🦎 lizard, 🐍 snake, 🐉 dragon, 🦕 dinosaur, 🐌 snail, 🦋 butterfly, 🐛 caterpillar, 🐝 bee, 🐞 ladybug, 🕷️ spider, 🦂 scorpion""",
+    "plant": """💐 bouquet, 🌸 cherry blossom, 🪷 lotus, 🌹 rose, 🌺 hibiscus, 🌻 sunflower, 🌷 tulip, 🪻 hyacinth, 🌱 seedling,
+        🪴 potted plant, 🌲 fir tree, 🌳 oak tree, 🌴 palm tree, 🌵 cactus, 🌾 wheat, ☘️ shamrock, 🍁 maple leaf,
+        🍄 mushroom, 🪹 nest, 🎄 christmas tree""",
+    "food": """🍇 grapes, 🍉 watermelon, 🍊 tangerine, 🍋 lemon, 🍌 banana, 🍍 pineapple, 🍎 apple, 🍐 pear, 🍒 cherries,
+        🍓 strawberry, 🫐 blueberries, 🍅 tomato, 🥥 coconut, 🥑 avocado, 🍆 eggplant, 🥕 carrot, 🌽 corn,
+        🌶️ chili, 🥦 broccoli, 🧄 garlic, 🍞 bread, 🥐 croissant, 🥨 pretzel, 🥞 pancakes,
+        🧇 waffle, 🧀 cheese, 🍗 drumstick, 🍔 burger, 🍟 fries, 🍕 pizza, 🌭 hot dog, 🥪 sandwich, 🌮 taco,
+        🍿 popcorn, 🍙 rice ball, 🍜 ramen, 🍣 sushi, 🍨 ice cream, 🍩 donut, 🍪 cookie, 🎂 birthday cake,
+        🧁 cupcake, 🍫 chocolate, 🍭 lollipop, 🍯 honey, 🫖 teapot, 🍷 wine glass, 🍹 cocktail, 🍺 beer, 🧋 bubble tea""",
+    "place": """🏔️ mountain, 🌋 volcano, 🏝️ island, 🏟️ stadium, 🏛️ temple, 🛖 hut, 🏠 house, 🏭 factory,
+        🏯 pagoda, 🏰 castle, 🗼 tower, 🗽 statue of liberty, ⛪ church, 🕌 mosque, ⛩️ shrine, ⛲ fountain, ⛺ tent, 🎡 ferris wheel,
+        🎢 roller coaster, 🎪 circus tent, 🎠 carousel, 🗿 moai""",
+    "vehicle": """🚂 locomotive, 🚅 train, 🚋 tram, 🚌 bus, 🚑 ambulance, 🚒 fire engine, 🚓 police car, 🚕 taxi, 🚗 car, 🚜 tractor, 🏎️ race car, 🏍️ motorcycle, 🛺 rickshaw, 🚲 bicycle, 🛹 skateboard, 🛼 roller skate,
+        ✈️ airplane, 🚁 helicopter, 🛰️ satellite, 🚀 rocket, 🛸 ufo, 🪂 parachute, 🛷 sled""",
+    "thing": """⌛ hourglass, ⌚ watch, ⏰ alarm clock, ☂️ umbrella, ⛄ snowman, 🎃 jack-o-lantern, 🎈 balloon, 🎁 gift,
+        🏆 trophy, ⚽ soccer ball, 🏀 basketball, 🪁 kite, 🔮 crystal ball, 🎲 dice, 🧸 teddy bear, 🕶️ sunglasses, 👗 dress, 🎒 backpack, 👟 sneaker, 👠 high heel, 👑 crown,
+        🎩 top hat, 💍 ring, 💎 gem, 🔔 bell, 🎧 headphones, 📻 radio, 🎷 saxophone, 🪗 accordion, 🎸 guitar, 🎺 trumpet,
+        🎻 violin, 🥁 drum, ☎️ telephone, 💻 laptop, 📺 television, 📷 camera, 🕯️ candle, 💡 light bulb, 🏮 lantern, 📚 books, ✂️ scissors, 🔑 key, 💣 bomb, 🛡️ shield, ⚙️ gear, 🧲 magnet, 🔬 microscope, 🚪 door, 🪑 chair, 🛁 bathtub, 🪣 bucket""",
+}  # fmt: skip
+
+# Plurals and mass nouns take no article.
+NO_ARTICLE = {"grapes", "cherries", "blueberries", "pancakes", "fries", "books", "sunglasses", "scissors", "headphones", "dice", "coral", "wheat",
+              "corn", "broccoli", "garlic", "bread", "cheese", "popcorn", "ramen", "sushi", "ice cream", "chocolate", "honey", "beer", "bubble tea"}  # fmt: skip
+
+
+def _parse(kinds):
+    for kind, text in kinds.items():
+        for entry in text.split(","):
+            glyph, noun = entry.strip().split(" ", 1)
+            yield noun, kind, glyph
+
+
+KIND = {noun: kind for noun, kind, _ in _parse(KINDS)}
+GLYPH = {noun: glyph for noun, _, glyph in _parse(KINDS)}
+SUBJECTS = tuple(sorted(KIND))
+
+
+def with_article(noun: str, colour: str | None = None) -> str:
+    """The noun phrase a person would type: ``a frog``, ``an apple``, ``a blue frog``, ``grapes``."""
+    phrase = f"{colour} {noun}" if colour else noun
+    if noun in NO_ARTICLE:
+        return phrase
+    # "a unicorn", "a ufo", but "an umbrella": the vowel sound decides, not the letter.
+    vowel = phrase[0] in "aeiou" and not phrase.startswith(("unicorn", "ufo"))
+    return f"{'an' if vowel else 'a'} {phrase}"
+
+
+@lru_cache(maxsize=None)
+def glyph(noun: str):
+    """Draw a subject's glyph, tightly cropped.
+
+    Returns a PIL RGBA image of up to 136 x 128 pixels. Raises `PromptlabError` where the noun is unknown or Debian's
+    emoji font is not installed: only building the world needs the font, using it does not.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    if noun not in GLYPH:
+        raise PromptlabError(f"The pocket world has no subject {noun!r}. promptlab.pocket.subjects.SUBJECTS lists them.")
+    if not FONT.exists():
+        raise PromptlabError(f"{FONT} is missing. Building the world needs it: apt-get install fonts-noto-color-emoji")
+    font = ImageFont.truetype(str(FONT), 109)  # the one size at which this bitmap font has glyphs
+    canvas = Image.new("RGBA", (180, 180))
+    ImageDraw.Draw(canvas).text((20, 20), GLYPH[noun], font=font, embedded_color=True)
+    box = canvas.getbbox()
+    if box is None or box[2] - box[0] > 140:
+        raise PromptlabError(f"{FONT} draws no single glyph for {noun!r} ({GLYPH[noun]}); use a newer fonts-noto-color-emoji.")
+    return canvas.crop(box)

@@ -1,0 +1,104 @@
+"""One training loop for all five models of the pocket world: seeded per step, checkpointed, resumable."""
+
+import copy
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from promptlab.runtime import PromptlabError, bar, device
+
+SAVE_EVERY = 120  # seconds: what a kill can cost at most
+
+
+def save_atomically(state: dict, path: Path):
+    """Write a checkpoint so that a kill or a full disk leaves the previous one intact."""
+    partial = path.with_suffix(".partial")
+    try:
+        torch.save(state, partial)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise PromptlabError(f"Could not write {path} ({error}). Free some space and run the same command: it resumes.") from error
+
+
+def load_checkpoint(path: Path) -> dict | None:
+    """Read a checkpoint as plain tensors, or None where there is none; a broken file is named, not skipped."""
+    if not path.exists():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise PromptlabError(f"{path} is not a checkpoint of ours ({type(error).__name__}). Delete it to start this stage again.") from error
+
+
+def trapezoid(step: int, steps: int, warmup: int = 200, decay: float = 0.35) -> float:
+    """Learning-rate factor: linear warm-up, constant, then linear to zero over the last `decay` share of the steps.
+
+    Unlike a cosine, the constant part does not depend on `steps`, so a running build can be lengthened.
+    """
+    return min(1.0, (step + 1) / warmup, (steps - step) / max(1.0, decay * steps))
+
+
+def train(name, folder, steps, modules, loss_of, lr, batch, size, ema=(), lr_scale=None, weight_decay=0.01, seed=0, log=None):
+    """Train `modules` for `steps` steps and return them, averaged where named in `ema`.
+
+    Args: `modules` a dict of nn.Modules; `loss_of(indices)` the loss of a numpy array of `batch` example indices below
+    `size`, computed under bf16 autocast; `lr_scale` per-module learning-rate factors; `log` a file for `step loss` lines.
+    Every step seeds itself from (seed, step), so a run that was killed and resumed ends in the same weights.
+    """
+    dev, path = device(), folder / f"{name}.ckpt"
+    for module in modules.values():
+        module.to(dev).train()
+    groups = [{"params": m.parameters(), "lr": lr * (lr_scale or {}).get(k, 1.0)} for k, m in modules.items()]
+    base = [g["lr"] for g in groups]
+    optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)
+    average = {k: copy.deepcopy(modules[k]).requires_grad_(False).eval() for k in ema}
+    start, state = 0, load_checkpoint(path)
+    if state:
+        start = state["step"]
+        for k, m in modules.items():
+            m.load_state_dict(state["modules"][k])
+        for k, m in average.items():
+            m.load_state_dict(state["average"][k])
+        if "optimiser" in state and start < steps:
+            optimiser.load_state_dict(state["optimiser"])
+    progress, saved, smooth = bar(total=steps, initial=start, desc=name), time.monotonic(), None
+
+    def checkpoint(step, final=False):
+        state = {"step": step, "modules": {k: m.state_dict() for k, m in modules.items()}, "average": {k: m.state_dict() for k, m in average.items()}}
+        save_atomically(state if final else state | {"optimiser": optimiser.state_dict()}, path)
+
+    for step in range(start, steps):
+        torch.manual_seed(1_000_003 * seed + step)
+        indices = np.random.default_rng((seed, step)).integers(size, size=batch)
+        for group, value in zip(optimiser.param_groups, base, strict=True):
+            group["lr"] = value * trapezoid(step, steps)
+        with torch.autocast(dev.type, torch.bfloat16):
+            loss = loss_of(indices)
+        if not torch.isfinite(loss):
+            raise PromptlabError(f"{name}: the loss became {loss.item()} at step {step}. Run again: it resumes from the last checkpoint.")
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([p for m in modules.values() for p in m.parameters()], 1.0)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            keep = min(0.999, (step + 1) / (step + 10))
+            for k, m in average.items():
+                for slow, fast in zip(m.state_dict().values(), modules[k].state_dict().values(), strict=True):
+                    slow.lerp_(fast, 1 - keep) if slow.is_floating_point() else slow.copy_(fast)
+        smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
+        progress.set_postfix_str(f"loss {smooth:.4f}", refresh=False)
+        progress.update()
+        if log and step % 100 == 99:
+            with open(log, "a") as f:
+                f.write(f"{name} {step + 1} {smooth:.5f}\n")
+        if time.monotonic() - saved > SAVE_EVERY:
+            checkpoint(step + 1)
+            saved = time.monotonic()
+    progress.close()
+    if start < steps:
+        checkpoint(steps, final=True)
+    return {k: average.get(k, m).eval() for k, m in modules.items()}

@@ -1,0 +1,73 @@
+"""Stage (c): the denoiser, diffusers' UNet2DConditionModel over latents, with the CLIP's text tower as text encoder."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from promptlab.pocket.clip import CONTEXT, captions_for, claim_as_people, text_encoder_from, tokenize
+from promptlab.pocket.training import train
+from promptlab.runtime import device
+
+STEPS, BATCH, ROUNDS = 9_000, 48, 2
+SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "prediction_type": "v_prediction"}
+
+
+def new_unet(width):
+    """A fresh denoiser for (n, 16, 16, 16) latents; `width` is that of the text states. Attention only where it is cheap: at 4 x 4, and at 8 x 8 on the way up."""
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=16, in_channels=16, out_channels=16, block_out_channels=(48, 128, 192), layers_per_block=1,
+        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=width, norm_num_groups=16,
+        attention_head_dim=2,  # diffusers reads this as the number of heads
+    )  # fmt: skip
+
+
+def noise_levels():
+    """The cumulative signal levels (1000,) of the training schedule."""
+    from diffusers import DDPMScheduler
+
+    return DDPMScheduler(**SCHEDULE).alphas_cumprod
+
+
+def fit(pictures, latents, clip, tokenizer, folder, steps=STEPS):
+    """Train on latents (n, 16, 16, 16) float16 with standard deviation 1; returns the averaged UNet and text encoder.
+
+    The target is v-prediction (Salimans and Ho 2022): signal * noise - sigma * latent. One caption in ten is empty,
+    which classifier-free guidance (Ho and Salimans 2021) needs.
+    """
+    torch.manual_seed(0)
+    encoder = text_encoder_from(clip)
+    unet, levels = new_unet(encoder.config.hidden_size), noise_levels().to(device())
+    tokens = torch.cat([tokenize(tokenizer, captions_for(pictures, 60 + r, claim_as_people)[1]) for r in range(ROUNDS)]).short()
+    empty = tokenize(tokenizer, [""])[0].short()
+
+    def loss_of(indices):
+        ids = tokens[indices]
+        ids[np.random.default_rng(indices).random(len(ids)) < 0.1] = empty
+        z = latents[indices % len(pictures)].to(device()).float()
+        noise, t = torch.randn_like(z), torch.randint(0, len(levels), (len(z),), device=z.device)
+        signal, sigma = levels[t].sqrt().view(-1, 1, 1, 1), (1 - levels[t]).sqrt().view(-1, 1, 1, 1)
+        states = encoder(ids.long().to(device())).last_hidden_state
+        predicted = unet(signal * z + sigma * noise, t, encoder_hidden_states=states).sample
+        return F.mse_loss(predicted.float(), signal * noise - sigma * z)
+
+    modules = {"unet": unet, "text_encoder": encoder}
+    done = train("unet", folder, steps, modules, loss_of, 1.2e-3, BATCH, len(tokens), ema=tuple(modules), lr_scale={"text_encoder": 0.3}, log=folder / "log.txt")
+    return done["unet"], done["text_encoder"]
+
+
+def save(unet, text_encoder, vae, scaling_factor, tokenizer, folder):
+    """Write a folder that plain `StableDiffusionPipeline.from_pretrained` loads, weights as fp16 safetensors."""
+    from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+
+    scheduler = DPMSolverMultistepScheduler(**SCHEDULE, algorithm_type="dpmsolver++", solver_order=2, steps_offset=1)
+    vae.register_to_config(scaling_factor=scaling_factor)
+    tokenizer.model_max_length = CONTEXT
+    pipe = StableDiffusionPipeline(
+        vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )  # fmt: skip
+    pipe.to(torch.float16).save_pretrained(folder)
+    pipe.to(torch.float32)

@@ -1,0 +1,165 @@
+"""Where we are: folders, hardware, files written and read safely, and errors a reader can act on."""
+
+import gc
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+class PromptlabError(Exception):
+    """A mistake a user can repair; its message names the value and the next step."""
+
+
+def checkout() -> Path | None:
+    """The folder of the repository this package runs from, or None where it was installed without one."""
+    return PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").exists() else None
+
+
+def home() -> Path:
+    """The folder for everything a user makes: `PROMPTLAB_HOME`, else `runs/` of the checkout or working directory.
+
+    Jupyter starts a kernel in the notebook's folder, so anywhere inside a checkout means the checkout.
+    """
+    root, here = checkout(), Path.cwd()
+    return Path(os.environ.get("PROMPTLAB_HOME") or (root if root and root in here.parents else here) / "runs").resolve()
+
+
+def data_dir() -> Path:
+    """The folder of shipped weights and data: `data/` of the checkout, else the copy inside the installed package."""
+    root = checkout()
+    return root / "data" if root and (root / "data").is_dir() else PACKAGE / "_data"
+
+
+# How a reader gets broken weights back.
+if checkout():
+    REPAIR = "git checkout -- data/pocket, or build them again with: python -m promptlab.pocket build"
+else:
+    REPAIR = "pip install --force-reinstall --no-deps the same wheel or repository, or run: python -m promptlab.pocket build"
+
+
+def device():
+    """The torch device everything runs on: the first GPU if there is one, else the CPU."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class Hardware(NamedTuple):
+    """What `hardware()` found; printed, it is its one-line reason."""
+
+    device: Any  # torch.device
+    dtype: Any  # torch.dtype that large frozen models are loaded in; trained weights stay float32
+    reason: str
+
+    def __str__(self):
+        return self.reason
+
+
+def hardware() -> Hardware:
+    """The device, the number format that suits it, and why in one line."""
+    import torch
+
+    where = device()
+    if where.type == "cpu":
+        reason = f"CPU with {torch.get_num_threads()} threads in float32, as PyTorch {torch.__version__} sees no GPU"
+        return Hardware(where, torch.float32, reason)
+    name, memory = torch.cuda.get_device_name(where), torch.cuda.get_device_properties(where).total_memory / 2**30
+    # bfloat16 has float32's range, so nothing overflows; GPUs before compute capability 8 (a T4) only emulate it.
+    if torch.cuda.get_device_capability(where) >= (8, 0):
+        return Hardware(where, torch.bfloat16, f"{name} ({memory:.0f} GB) in bfloat16, the first GPU")
+    return Hardware(where, torch.float16, f"{name} ({memory:.0f} GB) in float16, as it has no fast bfloat16")
+
+
+def headless() -> bool:
+    """True where nobody can click: the notebook was started by `python -m promptlab run` or by the tests."""
+    return bool(os.environ.get("PROMPTLAB_HEADLESS"))
+
+
+def bar(items=None, **kwargs):
+    """A tqdm progress bar that suits a terminal and a notebook."""
+    from tqdm.auto import tqdm
+
+    return tqdm(items, dynamic_ncols=True, **kwargs)
+
+
+def free_memory():
+    """Give back what deleted models held, on the CPU and on the GPU; `del` the model first."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def write_atomically(path, content: str | bytes):
+    """Write a file so that a kill or a full disk leaves the previous one intact; missing folders are made.
+
+    Raises `PromptlabError` where the file cannot be written.
+    """
+    path = Path(path)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # two processes never share one
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise PromptlabError(f"Could not write {path} ({error}). Free some space, or let PROMPTLAB_HOME name another folder.") from error
+
+
+@contextmanager
+def reading_weights(path, repair: str = REPAIR):
+    """Turn whatever goes wrong while weights are read inside the block into a `PromptlabError` that names file and repair."""
+    try:
+        yield
+    except PromptlabError:
+        raise
+    except Exception as error:  # torch, safetensors, open_clip and diffusers each raise their own kinds
+        missing = not Path(path).exists()
+        what = "is missing" if missing else f"cannot be read as the weights expected here ({type(error).__name__}: {_first_line(error)})"
+        raise PromptlabError(f"{path} {what}. To repair it: {repair}") from error
+
+
+def _first_line(error: Exception, width: int = 160) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return lines[0][:width]
+
+
+def check_weights(path, repair: str = REPAIR) -> list[Path]:
+    """The safetensors files at `path`, a file or a folder, once each has proved complete; reads headers only.
+
+    Raises `PromptlabError` naming the first file that is missing, truncated or no safetensors file.
+    """
+    from safetensors import safe_open
+
+    path = Path(path)
+    files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
+    if not files:
+        raise PromptlabError(f"{path} holds no weights (*.safetensors). To repair it: {repair}")
+    for file in files:
+        with reading_weights(file, repair), safe_open(file, framework="numpy") as weights:
+            if not weights.keys():
+                raise PromptlabError(f"{file} holds no tensors. To repair it: {repair}")
+    return files
+
+
+def load_safetensors(path, repair: str = REPAIR) -> dict:
+    """All tensors of a safetensors file, by name, on the CPU; raises as `check_weights` does."""
+    from safetensors.torch import load_file
+
+    with reading_weights(path, repair):
+        return load_file(path)
+
+
+def load_weights(module, path, repair: str = REPAIR):
+    """Fill a torch module from a safetensors file and return it in evaluation mode.
+
+    Raises `PromptlabError` where the file is missing, truncated, or holds another model's weights.
+    """
+    tensors = load_safetensors(path, repair)
+    with reading_weights(path, repair):
+        module.load_state_dict(tensors)
+    return module.eval()

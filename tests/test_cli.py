@@ -1,0 +1,171 @@
+"""`python -m promptlab`: what it prints, and its exit code."""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+
+import nbformat
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from promptlab import __main__ as cli
+from promptlab import notebooks, runtime
+
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+DRAW = f"import base64\nfrom IPython.display import Image, display\ndisplay(Image(base64.b64decode('{PIXEL}')))"
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch, tmp_path):
+    monkeypatch.setenv("PROMPTLAB_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("PROMPTLAB_PRESET", raising=False)
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def data(monkeypatch, tmp_path):
+    for part in ("generator", "clip", "aesthetic", "judge"):
+        (tmp_path / "data" / "pocket" / part).mkdir(parents=True)
+        save_file({"w": np.zeros(3, np.float32)}, tmp_path / "data" / "pocket" / part / "model.safetensors")
+    monkeypatch.setattr(runtime, "data_dir", lambda: tmp_path / "data")
+    monkeypatch.setattr(cli, "dependencies", list)  # importing them all takes long: one test below does
+    return tmp_path / "data" / "pocket"
+
+
+def write_notebook(folder, name, *cells):
+    path = folder / f"{name}.ipynb"
+    v4 = nbformat.v4
+    nbformat.write(v4.new_notebook(cells=[v4.new_markdown_cell("# A lesson"), *map(v4.new_code_cell, cells)]), path)
+    return path
+
+
+def rows(text):
+    return [line.split(maxsplit=2) for line in text.splitlines()]
+
+
+def test_doctor_is_content(data, capsys):
+    assert cli.main(["doctor"]) == 0
+    out = rows(capsys.readouterr().out)
+    assert {row[0] for row in out} == {"OK"}
+    assert {"python", "hardware", "preset"} <= {row[1] for row in out}
+
+
+@pytest.mark.parametrize("part", ["generator", "clip", "aesthetic", "judge"])
+def test_doctor_names_a_truncated_file(data, capsys, part):
+    file = data / part / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    assert cli.main(["doctor"]) == 1
+    (failed,) = [row for row in rows(capsys.readouterr().out) if row[0] == "FAIL"]
+    assert str(file) in failed[2] and "git checkout -- data/pocket" in failed[2]
+
+
+def test_doctor_tells_an_unknown_preset(data, capsys, monkeypatch):
+    monkeypatch.setenv("PROMPTLAB_PRESET", "huge")
+    assert cli.main(["doctor"]) == 1
+    assert "'huge'" in capsys.readouterr().out
+
+
+def test_doctor_tells_a_run_folder_that_cannot_be_written(data, capsys, home):
+    home.write_text("a file stands where the folder should be")
+    assert cli.main(["doctor"]) == 1
+    (failed,) = [row for row in rows(capsys.readouterr().out) if row[0] == "FAIL"]
+    assert failed[1] == "run" and str(home) in failed[2]
+
+
+def test_doctor_tells_missing_old_and_broken_libraries(capsys, monkeypatch):
+    from packaging.requirements import Requirement
+
+    wanted = ["numpy>=99", "no-such-library-of-ours", "pillow>=1"]
+    checks = [(w, lambda w=w: cli.dependency(Requirement(w))) for w in wanted]
+    assert [cli.check(*c) for c in checks] == [False, False, True]
+    out = capsys.readouterr().out
+    assert "pip install 'numpy>=99'" in out and "no-such-library-of-ours" in out
+    monkeypatch.setitem(cli.IMPORT_NAME, "pillow", "no_such_module")
+    assert not cli.check(*checks[2])
+
+
+def test_doctor_approves_this_checkout():
+    done = subprocess.run([sys.executable, "-m", "promptlab", "doctor"], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {"torch", "diffusers", "open-clip-torch", "jupyterlab"} <= {row[1] for row in rows(done.stdout)}
+
+
+def test_run_keeps_notebooks_pictures_and_a_table(home, tmp_path, capsys):
+    where = "import os\nos.getcwd(), os.environ['HF_HUB_OFFLINE']"
+    first = write_notebook(tmp_path, "90_first", "big = bytearray(200_000_000)", DRAW, "", where)
+    second = write_notebook(tmp_path, "91_second", "big")  # NameError unless it shares the first one's kernel
+    assert cli.main(["run", str(first), str(second)]) == 1
+    out, folder = capsys.readouterr().out, home / "pocket" / "run"
+    assert "90_first  cell 2/3" in out and "| 90_first | 3 |" in out and str(folder / "pictures") in out
+    assert "91_second failed in cell 1: NameError" in out
+    records = json.loads((folder / "table.json").read_text())
+    assert [(r["notebook"], r["cells"], r["result"]) for r in records] == [("90_first", 3, "ok"), ("91_second", 0, "failed")]
+    assert 200 < records[0]["peak_memory_mb"] < 2000 and records[0]["seconds"] > 0
+    assert (folder / "table.md").read_text() == notebooks.table(records)
+    assert (folder / "pictures" / "90_first-02-1.png").read_bytes() == base64.b64decode(PIXEL)
+    kept = nbformat.read(folder / "90_first.ipynb", as_version=4)
+    assert kept.cells[-1].outputs[0].data["text/plain"] == repr((str(tmp_path), "1"))
+    assert not nbformat.read(first, as_version=4).cells[2].outputs, "the notebook itself stays as it was"
+
+
+def test_a_failing_cell_is_named_and_what_ran_is_kept(home, tmp_path):
+    path = write_notebook(tmp_path, "90_fails", DRAW, "1 / 0", "print('never')")
+    record = notebooks.execute(path, home)
+    assert record["error"] == "90_fails failed in cell 2: ZeroDivisionError: division by zero"
+    assert (record["cells"], record["result"]) == (1, "failed")
+    kept = nbformat.read(home / "90_fails.ipynb", as_version=4)
+    assert [bool(c.outputs) for c in kept.cells[1:]] == [True, True, False]
+    assert (home / "pictures" / "90_fails-01-1.png").exists()
+
+
+def test_a_killed_kernel_is_reported(home, tmp_path):
+    record = notebooks.execute(write_notebook(tmp_path, "90_dies", "1", "import os\nos._exit(1)"), home)
+    assert "90_dies failed in cell 2" in record["error"] and "out of memory?" in record["error"]
+
+
+def test_pictures_of_an_earlier_run_go(home, tmp_path):
+    notebooks.execute(write_notebook(tmp_path, "90_draws", DRAW), home)
+    notebooks.execute(write_notebook(tmp_path, "90_draws", "1"), home)
+    assert not list((home / "pictures").glob("*"))
+
+
+def test_kernel_is_this_python_whatever_the_kernelspec_says(home, tmp_path, monkeypatch):
+    spec = tmp_path / "jupyter" / "kernels" / "python3"
+    spec.mkdir(parents=True)
+    (spec / "kernel.json").write_text(json.dumps({"argv": ["/bin/false"], "display_name": "another", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    code = "import sys, promptlab\nprint(sys.executable, promptlab.__file__)"
+    assert notebooks.execute(write_notebook(tmp_path, "90_who", code), home)["result"] == "ok"
+    printed = nbformat.read(home / "90_who.ipynb", as_version=4).cells[1].outputs[0].text.split()
+    assert printed == [sys.executable, os.path.join(runtime.PACKAGE, "__init__.py")]
+
+
+def test_ctrl_c_keeps_what_ran(home, tmp_path):
+    code = "import os, signal, time\nos.kill(os.getppid(), signal.SIGINT)\ntime.sleep(60)"
+    path = write_notebook(tmp_path, "90_slow", "print('kept')", code, "print('never')")
+    done = subprocess.run([sys.executable, "-m", "promptlab", "run", path], capture_output=True, text=True, timeout=50)
+    assert done.returncode == 130 and "Traceback" not in done.stderr
+    kept = nbformat.read(home / "pocket" / "run" / "90_slow.ipynb", as_version=4)
+    assert kept.cells[1].outputs[0].text == "kept\n" and not kept.cells[3].outputs
+
+
+@pytest.mark.parametrize("arguments, message", [(["run", "77_nowhere"], "'77_nowhere'"), (["run", __file__], "test_cli.py")])
+def test_run_tells_what_it_cannot_find(arguments, message, capsys):
+    assert cli.main(arguments) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_run_tells_a_file_that_is_no_notebook(tmp_path, capsys):
+    (tmp_path / "90_text.ipynb").write_text("hello")
+    assert cli.main(["run", str(tmp_path / "90_text.ipynb")]) == 1
+    assert "90_text.ipynb is not a notebook" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["dance"], ["doctor", "--loudly"]])
+def test_wrong_usage_exits_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2 and "usage: python -m promptlab" in capsys.readouterr().err

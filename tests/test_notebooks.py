@@ -1,0 +1,57 @@
+"""The course: how each notebook is made, and that it runs from top to bottom."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from promptlab import notebooks
+
+FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
+COURSE = sorted(FOLDER.rglob("[0-9]*.ipynb"), key=lambda path: path.name)
+each = pytest.mark.parametrize("path", COURSE, ids=lambda path: path.stem)
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def test_the_course_begins_with_the_tour_and_numbers_are_unique():
+    assert COURSE and COURSE[0].name == "00_tour.ipynb"
+    numbers = [path.stem.split("_")[0] for path in COURSE]
+    assert len(set(numbers)) == len(numbers), numbers
+    assert {p for p in FOLDER.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts} == set(COURSE), "every name begins with a number"
+
+
+@each
+def test_notebook_is_valid_and_stripped(path):
+    notebook = read(path)
+    nbformat.validate(notebook)
+    assert "widgets" not in notebook.metadata, "saved widget state breaks the page on GitHub"
+    for number, cell in enumerate(notebook.cells):
+        if cell.cell_type == "code" and "keep_output" not in cell.metadata.get("tags", []):
+            assert not cell.outputs and cell.execution_count is None, f"cell {number} has outputs: nbstripout --keep-id {path}"
+
+
+@each
+def test_notebook_opens_with_a_title_and_the_setup_cell(path):
+    first, second = read(path).cells[:2]
+    assert first.cell_type == "markdown" and first.source.startswith("# ")
+    assert second.cell_type == "code" and second.source == notebooks.SETUP_CELL, f"the second cell should be:\n{notebooks.SETUP_CELL}"
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@each
+@pytest.mark.timeout(600)
+def test_notebook_runs(path, run_folder, monkeypatch, record_property):
+    monkeypatch.setenv("PROMPTLAB_HOME", str(run_folder))  # one for all, as in `make run`, and not the reader's
+    record = notebooks.execute(path, run_folder)
+    for name in ("seconds", "peak_memory_mb"):
+        record_property(name, record[name])
+    assert not record["error"], record["error"]
+    assert record["cells"] == sum(c.cell_type == "code" and bool(c.source.strip()) for c in read(path).cells)
+    assert record["peak_memory_mb"] < 6000

@@ -1,0 +1,159 @@
+"""Folders, presets, hardware, and files that are written and read safely."""
+
+import dataclasses
+import gc
+import os
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from promptlab import config, runtime
+from promptlab.runtime import PromptlabError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_home_is_the_checkouts_even_from_a_notebooks_folder(monkeypatch, tmp_path):
+    monkeypatch.delenv("PROMPTLAB_HOME", raising=False)
+    monkeypatch.chdir(ROOT)
+    assert runtime.home() == ROOT / "runs"
+    monkeypatch.chdir(ROOT / "notebooks")
+    assert runtime.home() == ROOT / "runs"
+    monkeypatch.chdir(tmp_path)
+    assert runtime.home() == tmp_path.resolve() / "runs"
+    monkeypatch.setenv("PROMPTLAB_HOME", str(tmp_path / "drive"))
+    assert runtime.home() == tmp_path.resolve() / "drive"
+
+
+def test_data_is_the_checkouts_else_the_packages(monkeypatch, tmp_path):
+    assert runtime.data_dir() == ROOT / "data"
+    monkeypatch.setattr(runtime, "PACKAGE", tmp_path / "promptlab")
+    assert runtime.data_dir() == tmp_path / "promptlab" / "_data"
+
+
+def test_preset_by_name_by_environment_and_by_default(monkeypatch):
+    monkeypatch.delenv("PROMPTLAB_PRESET", raising=False)
+    assert config.preset() is config.preset("pocket") is config.POCKET
+    monkeypatch.setenv("PROMPTLAB_PRESET", "")
+    assert config.preset() is config.POCKET
+    monkeypatch.setenv("PROMPTLAB_PRESET", "pokcet")
+    with pytest.raises(PromptlabError, match="'pokcet'.*pocket"):
+        config.preset()
+    assert config.preset("pocket") is config.POCKET, "an argument wins over the environment"
+
+
+def test_presets_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.POCKET.steps = 1
+    assert dataclasses.replace(config.POCKET, steps=1).steps == 1
+
+
+@pytest.mark.parametrize("capability, dtype", [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)])
+def test_gpu_number_format_goes_by_capability(monkeypatch, capability, dtype):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda where: "a GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda where: type("P", (), {"total_memory": 16 * 2**30}))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda where: capability)
+    found = runtime.hardware()
+    assert (found.device.type, found.dtype) == ("cuda", dtype)
+    assert "a GPU (16 GB)" in str(found) and "\n" not in str(found)
+
+
+def test_without_a_gpu_everything_is_float32_on_the_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    found = runtime.hardware()
+    assert (found.device.type, found.dtype) == ("cpu", torch.float32) and str(found).startswith("CPU with ")
+
+
+def test_free_memory_drops_models_that_refer_to_themselves():
+    gc.disable()
+    try:
+        model = torch.nn.Linear(2, 2)
+        model.myself = [model]
+        alive = weakref.ref(model)
+        del model
+        assert alive() is not None
+        runtime.free_memory()
+        assert alive() is None
+    finally:
+        gc.enable()
+
+
+def test_write_makes_folders_and_replaces(tmp_path):
+    path = tmp_path / "a" / "b.txt"
+    runtime.write_atomically(path, "grün")
+    assert path.read_text(encoding="utf-8") == "grün"
+    runtime.write_atomically(path, b"\x00")
+    assert path.read_bytes() == b"\x00" and os.listdir(path.parent) == ["b.txt"]
+
+
+def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(PromptlabError, match=r"a\.txt.*No space left"):
+        runtime.write_atomically(path, "new")
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.fixture
+def weights(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file(torch.nn.Linear(3, 2).state_dict(), path)
+    return path
+
+
+def broken(path, how):
+    if how == "missing":
+        path.unlink()
+    elif how == "truncated":
+        path.write_bytes(path.read_bytes()[:-4])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "text":
+        path.write_text("version https://git-lfs.github.com/spec/v1\n")
+    elif how == "pickle":
+        torch.save(torch.nn.Linear(3, 2).state_dict(), path)
+
+
+@pytest.mark.parametrize("how", ["missing", "truncated", "empty", "text", "pickle"])
+@pytest.mark.parametrize("read", [runtime.check_weights, runtime.load_safetensors])
+def test_broken_weights_name_file_and_repair(weights, read, how):
+    broken(weights, how)
+    with pytest.raises(PromptlabError) as error:
+        read(weights)
+    assert str(weights) in str(error.value)
+    assert "git checkout -- data/pocket" in str(error.value) and "python -m promptlab.pocket build" in str(error.value)
+    with pytest.raises(PromptlabError, match="repair it: say please"):
+        read(weights, repair="say please")
+
+
+def test_good_weights_load(weights):
+    assert runtime.check_weights(weights) == runtime.check_weights(weights.parent) == [weights]
+    assert set(runtime.load_safetensors(weights)) == {"weight", "bias"}
+    module = runtime.load_weights(torch.nn.Linear(3, 2), weights)
+    assert torch.equal(module.weight, runtime.load_safetensors(weights)["weight"]) and not module.training
+
+
+def test_a_folder_is_checked_file_by_file(weights):
+    (weights.parent / "deep").mkdir()
+    second = weights.parent / "deep" / "vae.safetensors"
+    second.write_bytes(weights.read_bytes()[:40])
+    with pytest.raises(PromptlabError, match="vae.safetensors"):
+        runtime.check_weights(weights.parent)
+    second.unlink(), weights.unlink()
+    with pytest.raises(PromptlabError, match="holds no weights"):
+        runtime.check_weights(weights.parent)
+
+
+@pytest.mark.parametrize("foreign", [torch.nn.Linear(4, 2), torch.nn.Sequential(torch.nn.Linear(3, 2))])
+def test_another_models_weights_are_refused(weights, foreign):
+    with pytest.raises(PromptlabError, match="model.safetensors"):
+        runtime.load_weights(foreign, weights)
