@@ -16,6 +16,7 @@ class Preset:
     clip: str  # folder of the CLIP that measures relevance
     aesthetic: str  # folder of the head that rates a CLIP image embedding
     judge: str  # folder of the classifier that tells what a picture shows; for evaluation, never in a reward
+    calibration: str  # file with the slope, threshold and scale that carry the paper's reward over to this CLIP and head
     image_size: int  # pixels a side
     steps: int  # denoising steps a picture: more is finer, and slower in proportion
     guidance: float  # how hard a picture is pushed towards its prompt: 1 is no push, more is more literal and less varied
@@ -30,6 +31,7 @@ POCKET = Preset(
     clip="pocket/clip",
     aesthetic="pocket/aesthetic",
     judge="pocket/judge",
+    calibration="pocket/calibration.json",
     image_size=128,
     steps=8,
     guidance=3.0,

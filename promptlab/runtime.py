@@ -1,6 +1,7 @@
 """Where we are: folders, hardware, files written and read safely, and errors a reader can act on."""
 
 import gc
+import hashlib
 import os
 import sys
 from contextlib import contextmanager
@@ -144,6 +145,14 @@ def check_weights(path, repair: str = REPAIR) -> list[Path]:
             if not weights.keys():
                 raise PromptlabError(f"{file} holds no tensors. To repair it: {repair}")
     return files
+
+
+def file_hash(files) -> str:
+    """A short hash of some files' contents; part of every cache key, so that new weights never meet old pictures."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def load_safetensors(path, repair: str = REPAIR) -> dict:

@@ -1,11 +1,30 @@
-"""`python -m promptlab.pocket build`: train the pocket world from nothing."""
+"""`python -m promptlab.pocket build` trains the pocket world from nothing; `card` measures it again."""
 
+import argparse
+import sys
 from pathlib import Path
 
-from promptlab.pocket.build import build
-from promptlab.runtime import data_dir
+from promptlab.runtime import PromptlabError, data_dir
+
+
+def main(arguments=None) -> int:
+    """Run one verb; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m promptlab.pocket", description="Build or measure the pocket world.")
+    parser.add_argument("verb", choices=("build", "card"), help="build: train every model (resumes where it stopped); card: measure them")
+    parser.add_argument("--out", type=Path, default=data_dir() / "pocket", help="folder of the finished world (default: %(default)s)")
+    chosen = parser.parse_args(arguments)
+    from promptlab.pocket import build, card
+
+    try:
+        build.build(chosen.out) if chosen.verb == "build" else card.write(chosen.out)
+    except PromptlabError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on from the last checkpoint.", file=sys.stderr)
+        return 130
+    return 0
+
 
 if __name__ == "__main__":
-    import sys
-
-    build(Path(sys.argv[2]) if len(sys.argv) > 2 else data_dir() / "pocket")
+    sys.exit(main())

@@ -6,13 +6,18 @@ after a kill. `python -m promptlab.pocket build` runs all of them.
 
 import json
 import os
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
-from promptlab.pocket import autoencoder, clip, judge, unet
+from promptlab.config import POCKET
+from promptlab.pocket import aesthetic, autoencoder, card, clip, judge, unet
 from promptlab.pocket.pairs import render_all, sample_pictures
-from promptlab.runtime import bar, home
+from promptlab.pocket.pictures import COLOURS
+from promptlab.pocket.subjects import SUBJECTS, with_article
+from promptlab.rewards import Clip, Scorer, calibrate
+from promptlab.runtime import bar, home, write_atomically
 
 PICTURES, SEED = 80_000, 1
 
@@ -50,18 +55,51 @@ def tokenizer(specs):
 
 
 def build(out: Path):
-    """Run every stage and write the finished world to `out`."""
+    """Run every stage and write the finished world, its calibration and its model card to `out`."""
     folder = build_folder()
     specs, images = training_pictures()
     tok = tokenizer(specs)
-    vae = autoencoder.fit(images[:20_000], folder)
     small = once(folder / "small.npy", lambda: clip.shrink(images))
     model = clip.fit(specs, small, tok, folder)
     clip.save(model, tok, out / "clip")
+    vae = autoencoder.fit(images[:20_000], folder)
     latents, factor = latents_of(vae, images)
-    denoiser, encoder = unet.fit(specs, latents, model, tok, folder)
-    unet.save(denoiser, encoder, vae, factor, tok, out / "generator")
-    judge.save(judge.fit(specs, small, folder), out / "judge" / "model.safetensors")
+    vae = autoencoder.polish(vae, images[:20_000], folder)
+    unet.save(*unet.fit(specs, latents, model, tok, folder), vae, factor, tok, out / "generator")
+    save_safetensors(judge.fit(specs, small, folder), out / "judge" / "model.safetensors")
+    save_safetensors(aesthetic_head(out, specs, images), out / "aesthetic" / "model.safetensors")
+    write_calibration(out)
+    card.write(out)
+
+
+def save_safetensors(module, path):
+    """Write a module's weights as fp16 safetensors."""
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({k: (v.half() if v.is_floating_point() else v).contiguous().cpu() for k, v in module.state_dict().items()}, path)
+
+
+def aesthetic_head(out, specs, images, count=30_000):
+    """The aesthetic head, fitted to simulated ratings of the first pictures as the CLIP in `out` sees them."""
+    folder = build_folder()
+    ratings = once(folder / "ratings.npy", lambda: aesthetic.simulated_ratings(specs[:count], images[:count]))
+    embeddings = once(folder / "embeddings.npy", lambda: Clip(out / "clip").embed_images(images[:count]))
+    return aesthetic.fit(embeddings, ratings, folder)
+
+
+def preset_for(out: Path):
+    """The pocket preset with every path below `out`."""
+    places = {"generator": "generator", "clip": "clip", "aesthetic": "aesthetic", "judge": "judge", "calibration": "calibration.json"}
+    return replace(POCKET, **{field: str(out.resolve() / name) for field, name in places.items()})
+
+
+def write_calibration(out):
+    """Measure slope, threshold and scale of the reward on plain prompts and write them beside the weights."""
+    scorer = Scorer(preset_for(out), build_folder() / "cache", calibration=False)
+    plain = [with_article(s) for s in SUBJECTS[::4]] + [with_article(s, c) for s, c in zip(SUBJECTS[1::16], COLOURS, strict=False)]
+    measured = calibrate(scorer, plain, range(80_000, 80_004), progress=True)
+    write_atomically(out / "calibration.json", json.dumps(asdict(measured), indent=2))
 
 
 def latents_of(vae, images):

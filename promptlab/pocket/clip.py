@@ -13,14 +13,14 @@ from promptlab.pocket.subjects import SUBJECTS
 from promptlab.pocket.training import train
 from promptlab.runtime import bar, device
 
-STEPS, BATCH, SMALL, CONTEXT = 3000, 256, 64, 48
+STEPS, BATCH, SMALL, CONTEXT = 1000, 256, 64, 48
 EOS = "<|endoftext|>"
 
 
 def config(vocab_size):
     """What open_clip needs to build the model and to preprocess a picture."""
     vision = {"image_size": SMALL, "layers": [1, 1, 1, 1], "width": 24, "head_width": 64}
-    text = {"context_length": CONTEXT, "vocab_size": vocab_size, "width": 192, "heads": 3, "layers": 4, "hf_tokenizer_name": "."}
+    text = {"context_length": CONTEXT, "vocab_size": vocab_size, "width": 192, "heads": 3, "layers": 3, "hf_tokenizer_name": "."}
     return {
         "model_cfg": {"embed_dim": 256, "vision_cfg": vision, "text_cfg": text},
         "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "resize_mode": "shortest"},
@@ -43,8 +43,12 @@ def train_tokenizer(texts):
     bpe.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=2048, initial_alphabet=alphabet, show_progress=False))
     bpe.add_special_tokens(["<|startoftext|>", EOS])
     bos, eos = bpe.token_to_id("<|startoftext|>"), bpe.token_to_id(EOS)
-    bpe.post_processor = processors.TemplateProcessing(single=f"<|startoftext|> $A {EOS}", special_tokens=[("<|startoftext|>", bos), (EOS, eos)])
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<|startoftext|>", eos_token=EOS, pad_token=EOS, unk_token=EOS, model_max_length=CONTEXT)
+    bpe.post_processor = processors.TemplateProcessing(
+        single=f"<|startoftext|> $A {EOS}", special_tokens=[("<|startoftext|>", bos), (EOS, eos)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token="<|startoftext|>", eos_token=EOS, pad_token=EOS, unk_token=EOS, model_max_length=CONTEXT
+    )
 
 
 def tokenize(tokenizer, texts):
@@ -125,6 +129,15 @@ def contrastive_loss(image, text, scale, also_true):
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
+def encode_short(model, tokens):
+    """`model.encode_text(tokens, normalize=True)` without the padding, which a causal tower never looks at: half the time."""
+    end = tokens.argmax(1)  # the end token has the highest id
+    longest = int(end.max()) + 1
+    x = model.token_embedding(tokens[:, :longest]) + model.positional_embedding[:longest]
+    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:longest, :longest]))
+    return F.normalize(x[torch.arange(len(x)), end] @ model.text_projection, dim=-1)
+
+
 def fit(pictures, small, tokenizer, folder, steps=STEPS):
     """Train CLIP on renders (n, 64, 64, 3) uint8 and three rounds of independently dropped captions."""
     torch.manual_seed(0)
@@ -136,11 +149,13 @@ def fit(pictures, small, tokenizer, folder, steps=STEPS):
     def loss_of(indices):
         which = indices % len(pictures)
         x = torch.from_numpy(small[which]).to(device()).permute(0, 3, 1, 2).float() / 127.5 - 1
-        image, text, scale = model(augment(x), tokens[indices].to(device()))
+        image, text = model.encode_image(augment(x), normalize=True), encode_short(model, tokens[indices].to(device()))
         also_true = torch.from_numpy(true_of(claims[indices], facts[which])).to(device())
-        return contrastive_loss(image, text, scale.float().clamp(max=100), also_true)
+        return contrastive_loss(image, text, model.logit_scale.exp().clamp(max=100), also_true)
 
-    return train("clip", folder, steps, {"clip": model}, loss_of, 1e-3, BATCH, len(tokens), ema=("clip",), weight_decay=0.05, log=folder / "log.txt")["clip"]
+    return train(
+        "clip", folder, steps, {"clip": model}, loss_of, 1e-3, BATCH, len(tokens), ema=("clip",), weight_decay=0.05, log=folder / "log.txt"
+    )["clip"]
 
 
 def save(model, tokenizer, folder):
@@ -166,13 +181,22 @@ def text_encoder_from(clip):
         num_attention_heads=cfg["heads"], max_position_embeddings=CONTEXT, hidden_act="gelu",
         bos_token_id=vocab_size - 2, eos_token_id=vocab_size - 1, pad_token_id=vocab_size - 1,
     ))  # fmt: skip
-    new = {"embeddings.token_embedding.weight": old["token_embedding.weight"], "embeddings.position_embedding.weight": old["positional_embedding"]}
+    new = {
+        "embeddings.token_embedding.weight": old["token_embedding.weight"],
+        "embeddings.position_embedding.weight": old["positional_embedding"],
+    }
     for i in range(cfg["layers"]):
         a, b = f"transformer.resblocks.{i}.", f"encoder.layers.{i}."
         for part in ("weight", "bias"):
             q, k, v = old[f"{a}attn.in_proj_{part}"].chunk(3)
             new |= {f"{b}self_attn.q_proj.{part}": q, f"{b}self_attn.k_proj.{part}": k, f"{b}self_attn.v_proj.{part}": v}
-            for there, here in (("attn.out_proj", "self_attn.out_proj"), ("ln_1", "layer_norm1"), ("ln_2", "layer_norm2"), ("mlp.c_fc", "mlp.fc1"), ("mlp.c_proj", "mlp.fc2")):
+            for there, here in (
+                ("attn.out_proj", "self_attn.out_proj"),
+                ("ln_1", "layer_norm1"),
+                ("ln_2", "layer_norm2"),
+                ("mlp.c_fc", "mlp.fc1"),
+                ("mlp.c_proj", "mlp.fc2"),
+            ):
                 new[f"{b}{here}.{part}"] = old[f"{a}{there}.{part}"]
     new |= {f"final_layer_norm.{part}": old[f"ln_final.{part}"] for part in ("weight", "bias")}
     prefix = "text_model." if any(k.startswith("text_model.") for k in encoder.state_dict()) else ""

@@ -9,9 +9,9 @@ from promptlab.pocket.clip import augment, encode_attributes
 from promptlab.pocket.pictures import BACKGROUNDS, COLOURS, MEDIA
 from promptlab.pocket.subjects import SUBJECTS
 from promptlab.pocket.training import train
-from promptlab.runtime import device
+from promptlab.runtime import device, load_weights
 
-STEPS, BATCH = 4000, 128
+STEPS, BATCH = 1500, 128
 HEADS = {"subject": SUBJECTS, "colour": (*COLOURS, "its own"), "medium": MEDIA, "background": BACKGROUNDS}
 
 
@@ -59,18 +59,21 @@ def fit(pictures, small, folder, steps=STEPS):
         second = torch.where(truth[:, 1] < 0, truth[:, 0], truth[:, 1])
         colour = torch.where(truth[:, 2] < 0, len(COLOURS), truth[:, 2])
         loss = (F.cross_entropy(out["subject"], truth[:, 0]) + F.cross_entropy(out["subject"], second)) / 2
-        return loss + 0.5 * F.cross_entropy(out["colour"], colour) + 0.3 * (F.cross_entropy(out["medium"], truth[:, 3]) + F.cross_entropy(out["background"], truth[:, 4]))
+        return (
+            loss
+            + 0.5 * F.cross_entropy(out["colour"], colour)
+            + 0.3 * (F.cross_entropy(out["medium"], truth[:, 3]) + F.cross_entropy(out["background"], truth[:, 4]))
+        )
 
     judge = Judge()
-    return train("judge", folder, steps, {"judge": judge}, loss_of, 2e-3, BATCH, len(pictures), ema=("judge",), log=folder / "log.txt")["judge"]
+    return train("judge", folder, steps, {"judge": judge}, loss_of, 2e-3, BATCH, len(pictures), ema=("judge",), log=folder / "log.txt")[
+        "judge"
+    ]
 
 
-def save(judge, path):
-    """Write fp16 safetensors."""
-    from safetensors.torch import save_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in judge.state_dict().items()}, path)
+def load_judge(folder):
+    """The judge from `folder`, in float32 and evaluation mode. Raises `PromptlabError` for missing or foreign weights."""
+    return load_weights(Judge(), folder / "model.safetensors").to(device())
 
 
 @torch.no_grad()
@@ -84,15 +87,18 @@ def look(judge, images, batch=256):
     return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
 
 
-def shows(seen, claims):
-    """Which content words of each claim a picture shows: a list of dicts such as ``{"frog": True, "blue": False}``.
+def name(seen):
+    """The judge's first choices in words, one dict per picture: subjects (the best two), colour, medium, background."""
+    ranked = np.argsort(-seen["subject"], 1)
+    best = {key: [HEADS[key][i] for i in seen[key].argmax(1)] for key in ("colour", "medium", "background")}
+    return [{"subjects": [SUBJECTS[j] for j in row[:2]]} | {key: values[i] for key, values in best.items()} for i, row in enumerate(ranked)]
+
+
+def shows(fact, claim):
+    """Which content words of `claim` a picture shows, given one dict of `name`: such as ``{"frog": True, "blue": False}``.
 
     A subject counts if it is the judge's first choice, or among the first two of a pair; a colour if it is the first choice.
     """
-    ranked, colour, names = np.argsort(-seen["subject"], 1), seen["colour"].argmax(1), HEADS["colour"]
-    result = []
-    for i, claim in enumerate(claims):
-        top = {SUBJECTS[j] for j in ranked[i, : len(claim.subjects)]}
-        found = {noun: noun in top for noun in claim.subjects}
-        result.append(found | ({claim.colour: names[colour[i]] == claim.colour} if claim.colour else {}))
-    return result
+    top = fact["subjects"][: len(claim.subjects)]
+    found = {noun: noun in top for noun in claim.subjects}
+    return found | ({claim.colour: fact["colour"] == claim.colour} if claim.colour else {})

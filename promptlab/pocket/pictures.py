@@ -6,7 +6,7 @@ three variants of each background), so that a prompt still has several pictures,
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 from scipy import ndimage as nd
@@ -59,7 +59,7 @@ def noise(seed, sigma):
     return ((x - x.mean()) / x.std()).astype(np.float32)
 
 
-@lru_cache(maxsize=None)
+@cache
 def textures():
     """Everything that is the same in every picture: paper, brush strokes, glass cells and a grid."""
     rng = np.random.default_rng(5)
@@ -97,7 +97,7 @@ def spots(seed, count, low, high, radius, soft):
     return layer[..., None]
 
 
-@lru_cache(maxsize=None)
+@cache
 def background(name, variant):
     """One of the seven backgrounds in one of its three variants, as (128, 128, 3) in 0-1."""
     t, v = textures(), variant
@@ -114,7 +114,9 @@ def background(name, variant):
         yy, xx = np.mgrid[0:SIZE, 0:SIZE] / SIZE
         sun = np.exp(-(((yy - horizon + 0.08) ** 2 + (xx - [0.2, 0.8, 0.5][v]) ** 2) / 0.02))[..., None]
         sky = sky + sun * np.array([0.3, 0.3, 0.2])
-        return np.where(y * full > horizon, ramp([(0.52, 0.22, 0.22), (0.26, 0.10, 0.18)], (y * full - horizon) / (1 - horizon)), sky).astype(np.float32)
+        return np.where(
+            y * full > horizon, ramp([(0.52, 0.22, 0.22), (0.26, 0.10, 0.18)], (y * full - horizon) / (1 - horizon)), sky
+        ).astype(np.float32)
     if name == "night":
         sky = ramp([(0.02, 0.03, 0.14), (0.05, 0.08, 0.28), (0.14, 0.16, 0.42)], y * full)
         return np.clip(sky + spots(11 + v, 46, 0, SIZE, (0.9, 2.0), 0.9) * np.array([1, 0.98, 0.85]), 0, 1).astype(np.float32)

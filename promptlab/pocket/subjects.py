@@ -1,6 +1,6 @@
 """The nouns of the pocket world: emoji glyphs, what they are called, and which kind of thing they are."""
 
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from promptlab.runtime import PromptlabError
@@ -62,7 +62,7 @@ def with_article(noun: str, colour: str | None = None) -> str:
     return f"{'an' if vowel else 'a'} {phrase}"
 
 
-@lru_cache(maxsize=None)
+@cache
 def glyph(noun: str):
     """Draw a subject's glyph, tightly cropped.
 

@@ -6,7 +6,7 @@ reward ever sees it.
 
 import numpy as np
 
-from promptlab.pocket.judge import HEADS
+from promptlab.pocket.judge import HEADS, look, name
 from promptlab.pocket.pictures import BACKGROUNDS, MEDIA
 from promptlab.pocket.subjects import KIND, KINDS, SUBJECTS
 
@@ -22,8 +22,8 @@ place       .2  -.2   -.2    .2    .3  1.0   -.4   .5    .4   |  -.6   -.6   1.0
 vehicle     .2   .5    .1   -.4   -.5  -.2   1.0  -.5    .1   |  -.5    .1    .3   1.0   -.6   -.3  -.1     |   .8     .9
 thing       .1  1.0   -.1    .0   -.3  -.2    .2  -.4   -.5   |  -.3    .9   -.2    .3   -.5   -.7  -.1     |   .1     .0
 """
-WEIGHTS = {"fit": 1.0, "colour": 0.45, "contrast": 0.35, "sharpness": 0.35, "separation": 0.25, "exposure": 0.35, "clipped": 0.8}
-SLOPE, CENTRE = 0.85, 0.35  # the sigmoid that maps the sum to 1-10: flat enough that the best pictures do not all score 10
+WEIGHTS = {"fit": 1.0, "colour": 0.6, "contrast": 0.5, "sharpness": 0.35, "separation": 0.25, "exposure": 0.35, "clipped": 0.8}
+SLOPE, CENTRE = 0.85, 0.1  # the sigmoid that maps the sum to 1-10: flat enough that the best pictures do not all score 10
 
 
 def table():
@@ -34,33 +34,34 @@ def table():
 
 
 def statistics(images):
-    """Pixel facts of uint8 (n, 128, 128, 3): a dict of (n,) arrays, in the order documented at each line."""
-    from scipy import ndimage as nd
-
-    x = images.astype(np.float32) / 255
-    red, green, blue = x[..., 0], x[..., 1], x[..., 2]
-    grey = x @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
-    rg, yb = red - green, 0.5 * (red + green) - blue
-    flat = lambda a: a.reshape(len(a), -1)  # noqa: E731
-    # Colourfulness of Hasler and Suesstrunk (2003), on 0-1 pixels.
-    colour = np.hypot(flat(rg).std(1), flat(yb).std(1)) + 0.3 * np.hypot(flat(rg).mean(1), flat(yb).mean(1))
-    low, high = np.percentile(flat(grey), (3, 97), axis=1)
-    edges = np.abs(grey - nd.gaussian_filter(grey, (0, 1.5, 1.5)))
-    middle = np.zeros(grey.shape[1:], bool)
-    middle[32:96, 24:104] = True
-    centre, border = x[:, middle].mean(1), x[:, ~middle].mean(1)
+    """Pixel facts of uint8 (n, 128, 128, 3) as a dict of (n,) arrays; all but sharpness at half size, which is 4 x faster."""
+    full = images.astype(np.float32) / 255
+    n, side = len(full), full.shape[1] // 2
+    x = full.reshape(n, side, 2, side, 2, 3).mean((2, 4))
+    weights = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # Rec. 601 luma
+    red, green, blue, grey = x[..., 0], x[..., 1], x[..., 2], (x @ weights).reshape(n, -1)
+    rg, yb = (red - green).reshape(n, -1), (0.5 * (red + green) - blue).reshape(n, -1)
+    low, high = np.percentile(grey, (3, 97), axis=1)
+    sharp = full @ weights
+    steps = np.abs(np.diff(sharp, axis=1)).mean((1, 2)) + np.abs(np.diff(sharp, axis=2)).mean((1, 2))
+    middle = np.zeros((side, side), bool)
+    middle[side // 4 : -side // 4, side // 5 : -side // 5] = True
     return {
-        "colour": colour,
+        # Hasler and Suesstrunk (2003), "Measuring colourfulness in natural images", on 0-1 pixels
+        "colour": np.hypot(rg.std(1), yb.std(1)) + 0.3 * np.hypot(rg.mean(1), yb.mean(1)),
         "contrast": high - low,
-        "sharpness": np.log(1e-3 + flat(edges).mean(1)),
-        "separation": np.linalg.norm(centre - border, axis=1),
-        "exposure": flat(grey).mean(1),
-        "clipped": ((x.min(-1) > 0.985) | (x.max(-1) < 0.015)).reshape(len(x), -1).mean(1),
+        "sharpness": np.log(1e-3 + steps),
+        "separation": np.linalg.norm(x[:, middle].mean(1) - x[:, ~middle].mean(1), axis=1),  # subject against border
+        "exposure": grey.mean(1),
+        "clipped": ((x.min(-1) > 0.985) | (x.max(-1) < 0.015)).reshape(n, -1).mean(1),
     }
 
 
-# Means and standard deviations of the statistics over 4,000 random training pictures (python -m promptlab.pocket taste prints them).
-NORMS = {}
+# Mean and standard deviation of each statistic over the first 4,000 training pictures.
+NORMS = {
+    "colour": (0.2186, 0.1592), "contrast": (0.5511, 0.2157), "sharpness": (-3.456, 0.7761),
+    "separation": (0.2987, 0.1879), "exposure": (0.5488, 0.1827), "clipped": (0.0321, 0.1154),
+}  # fmt: skip
 
 
 def gold(images, seen):
@@ -79,6 +80,12 @@ def gold(images, seen):
     total += w["sharpness"] * np.clip(facts["sharpness"], -3, 0.6) + w["separation"] * np.clip(facts["separation"], -1.5, 1.5)
     total -= w["exposure"] * np.clip(np.abs(facts["exposure"]) - 0.7, 0, 3) + w["clipped"] * np.clip(facts["clipped"] - 0.5, 0, 3)
     return 1 + 9 / (1 + np.exp(-SLOPE * (total - CENTRE)))
+
+
+def facts(images, judge):
+    """What the judge and the gold rater say of pictures, one small dict each: gold, subjects, colour, medium, background."""
+    seen = look(judge, images)
+    return [fact | {"gold": round(float(g), 4)} for fact, g in zip(name(seen), gold(images, seen), strict=True)]
 
 
 def truth_as_seen(pictures):

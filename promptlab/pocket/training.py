@@ -31,10 +31,12 @@ def load_checkpoint(path: Path) -> dict | None:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise PromptlabError(f"{path} is not a checkpoint of ours ({type(error).__name__}). Delete it to start this stage again.") from error
+        raise PromptlabError(
+            f"{path} is not a checkpoint of ours ({type(error).__name__}). Delete it to start this stage again."
+        ) from error
 
 
-def trapezoid(step: int, steps: int, warmup: int = 200, decay: float = 0.35) -> float:
+def trapezoid(step: int, steps: int, warmup: int = 100, decay: float = 0.35) -> float:
     """Learning-rate factor: linear warm-up, constant, then linear to zero over the last `decay` share of the steps.
 
     Unlike a cosine, the constant part does not depend on `steps`, so a running build can be lengthened.
@@ -68,7 +70,11 @@ def train(name, folder, steps, modules, loss_of, lr, batch, size, ema=(), lr_sca
     progress, saved, smooth = bar(total=steps, initial=start, desc=name), time.monotonic(), None
 
     def checkpoint(step, final=False):
-        state = {"step": step, "modules": {k: m.state_dict() for k, m in modules.items()}, "average": {k: m.state_dict() for k, m in average.items()}}
+        state = {
+            "step": step,
+            "modules": {k: m.state_dict() for k, m in modules.items()},
+            "average": {k: m.state_dict() for k, m in average.items()},
+        }
         save_atomically(state if final else state | {"optimiser": optimiser.state_dict()}, path)
 
     for step in range(start, steps):

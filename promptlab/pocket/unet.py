@@ -8,8 +8,14 @@ from promptlab.pocket.clip import CONTEXT, captions_for, claim_as_people, text_e
 from promptlab.pocket.training import train
 from promptlab.runtime import device
 
-STEPS, BATCH, ROUNDS = 9_000, 48, 2
-SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "prediction_type": "v_prediction"}
+STEPS, BATCH, ROUNDS = 6_500, 48, 2
+SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "v_prediction",
+}
 
 
 def new_unet(width):
@@ -55,7 +61,19 @@ def fit(pictures, latents, clip, tokenizer, folder, steps=STEPS):
         return F.mse_loss(predicted.float(), signal * noise - sigma * z)
 
     modules = {"unet": unet, "text_encoder": encoder}
-    done = train("unet", folder, steps, modules, loss_of, 1.2e-3, BATCH, len(tokens), ema=tuple(modules), lr_scale={"text_encoder": 0.3}, log=folder / "log.txt")
+    done = train(
+        "unet",
+        folder,
+        steps,
+        modules,
+        loss_of,
+        1.2e-3,
+        BATCH,
+        len(tokens),
+        ema=tuple(modules),
+        lr_scale={"text_encoder": 0.3},
+        log=folder / "log.txt",
+    )
     return done["unet"], done["text_encoder"]
 
 

@@ -1,0 +1,117 @@
+"""Every picture ever drawn, remembered: embeddings, facts and small copies in one SQLite file.
+
+Keeping embeddings and not scores is what lets a slider re-score thousands of pictures while it moves, and lets a
+stopped run go on without drawing anything again.
+"""
+
+import io
+import json
+import sqlite3
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from promptlab.generator import load_generator
+from promptlab.runtime import PromptlabError, bar, data_dir, file_hash, home
+
+THUMBNAIL = 128  # pixels a side, the size at which widgets show pictures
+
+
+class Gallery:
+    """Draws what is not yet known and recalls the rest. Safe under two processes and a kill: SQLite commits per batch."""
+
+    def __init__(self, preset, clip, folder=None):
+        self.preset, self.clip = preset, clip
+        self.path = Path(folder or home() / preset.name / "cache") / "pictures.sqlite"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.db = sqlite3.connect(self.path, timeout=60, check_same_thread=False)
+            self.db.execute("pragma journal_mode=wal")
+            self.db.execute("create table if not exists pictures (key text primary key, embedding blob, facts text, thumbnail blob)")
+        except (sqlite3.Error, OSError) as error:
+            raise PromptlabError(
+                f"{self.path} cannot be used as a cache ({error}). Delete it, or let PROMPTLAB_HOME name another folder."
+            ) from error
+
+    @cached_property
+    def generator(self):
+        """The text-to-image model, loaded when the first picture must be drawn."""
+        return load_generator(self.preset)
+
+    @cached_property
+    def judge(self):
+        """The pocket world's judge, or None for a preset without one."""
+        if not self.preset.judge:
+            return None
+        from promptlab.pocket.judge import load_judge
+
+        return load_judge(data_dir() / self.preset.judge)
+
+    @cached_property
+    def version(self):
+        """A hash of the CLIP and judge that looked; with the generator's key it names a row."""
+        judge = file_hash([data_dir() / self.preset.judge / "model.safetensors"]) if self.preset.judge else ""
+        return f"{self.clip.weights_hash}-{judge}"
+
+    def _look(self, prompts, seeds, progress, columns):
+        keys = [json.dumps([self.version, *self.generator.key(p, s)]) for p, s in zip(prompts, seeds, strict=True)]
+        missing = {k: (p, s) for k, p, s in zip(keys, prompts, seeds, strict=True) if not self._known(k)}
+        todo, batch = list(missing.items()), self.generator.batch
+        done = bar(total=len(todo), desc="drawing", disable=not (progress and todo))
+        for i in range(0, len(todo), batch):
+            some = todo[i : i + batch]
+            images = self.generator.generate([p for _, (p, _) in some], [s for _, (_, s) in some])
+            self._remember([k for k, _ in some], images)
+            done.update(len(some))
+        done.close()
+        rows = {}
+        for k in dict.fromkeys(keys):
+            rows[k] = self.db.execute(f"select {columns} from pictures where key = ?", (k,)).fetchone()
+        return [rows[k] for k in keys]
+
+    def _known(self, key):
+        return self.db.execute("select 1 from pictures where key = ?", (key,)).fetchone() is not None
+
+    def _remember(self, keys, images):
+        from PIL import Image
+
+        embeddings, facts, small = self.clip.embed_images(images), self._facts(images), []
+        for image in images:
+            picture, buffer = Image.fromarray(image), io.BytesIO()
+            picture.thumbnail((THUMBNAIL, THUMBNAIL))
+            picture.save(buffer, "PNG")
+            small.append(buffer.getvalue())
+        rows = [(k, e.astype(np.float32).tobytes(), json.dumps(f), t) for k, e, f, t in zip(keys, embeddings, facts, small, strict=True)]
+        try:
+            with self.db:  # one transaction: all rows of a batch or none
+                self.db.executemany("insert or replace into pictures values (?, ?, ?, ?)", rows)
+        except sqlite3.Error as error:
+            raise PromptlabError(
+                f"{self.path} cannot be written ({error}). Free some space, or let PROMPTLAB_HOME name another folder."
+            ) from error
+
+    def _facts(self, images):
+        if self.judge is None:
+            return [{} for _ in images]
+        from promptlab.pocket.taste import facts
+
+        return facts(images, self.judge)
+
+    def embeddings(self, prompts, seeds, progress=False):
+        """CLIP image embeddings, float32 (n, width), of one picture per (prompt, seed)."""
+        return np.stack([np.frombuffer(row[0], np.float32) for row in self._look(prompts, seeds, progress, "embedding")])
+
+    def facts(self, prompts, seeds, progress=False):
+        """What the judge and the gold rater say, one dict per picture: gold, subjects (best two), colour, medium, background."""
+        return [json.loads(row[0]) for row in self._look(prompts, seeds, progress, "facts")]
+
+    def thumbnails(self, prompts, seeds, progress=False):
+        """PNG bytes of one picture per (prompt, seed), at most 128 pixels a side."""
+        return [row[0] for row in self._look(prompts, seeds, progress, "thumbnail")]
+
+    def pictures(self, prompts, seeds, progress=False):
+        """The same as uint8 (n, 128, 128, 3) arrays."""
+        from PIL import Image
+
+        return np.stack([np.asarray(Image.open(io.BytesIO(png))) for png in self.thumbnails(prompts, seeds, progress)])

@@ -1,0 +1,116 @@
+"""Prompts to pictures: a diffusers Stable Diffusion drawn in batches, with one seed per picture."""
+
+import warnings
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from promptlab.prompts import clean_prompt
+from promptlab.runtime import PromptlabError, bar, check_weights, data_dir, file_hash, hardware, reading_weights
+
+
+def load_generator(preset):
+    """The text-to-image model of a preset, ready to draw. Raises `PromptlabError` for missing or damaged weights."""
+    return Generator(data_dir() / preset.generator, preset.steps, preset.guidance, preset.batch)
+
+
+class Generator:
+    """A Stable Diffusion pipeline held in memory, with the preset's number of steps and guidance scale as defaults."""
+
+    def __init__(self, folder, steps=8, guidance=3.0, batch=32):
+        from diffusers import StableDiffusionPipeline
+        from diffusers.utils import logging
+
+        logging.set_verbosity_error()  # the pipeline warns about AutoencoderTiny, which it draws with all the same
+        self.folder, self.steps, self.guidance, self.batch = Path(folder), steps, guidance, batch
+        self.files = check_weights(self.folder)
+        where = hardware()
+        with reading_weights(self.folder):
+            self.pipe = StableDiffusionPipeline.from_pretrained(
+                self.folder, torch_dtype=where.dtype, local_files_only=True, safety_checker=None
+            ).to(where.device)
+        self.pipe.set_progress_bar_config(disable=True)
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """A short hash of the weight files, part of every cache key."""
+        return file_hash(self.files)
+
+    def key(self, prompt, seed, steps=None, guidance=None):
+        """Everything a picture depends on, as a tuple."""
+        p = self.pipe
+        size = p.unet.config.sample_size * p.vae_scale_factor
+        return (self.weights_hash, clean_prompt(prompt), int(seed), steps or self.steps, self.guidance if guidance is None else guidance,
+                type(p.scheduler).__name__, size, str(p.unet.dtype))  # fmt: skip
+
+    def encode(self, prompts):
+        """Text states (n, tokens, width) of cleaned prompts; warns once where a prompt is longer than the encoder reads."""
+        import torch
+
+        tokenizer = self.pipe.tokenizer
+        longest = tokenizer.model_max_length
+        tokens = tokenizer(prompts, padding="max_length", truncation=True, max_length=longest, return_tensors="pt").input_ids
+        # A full row that lost its text is only seen by asking for the untruncated length; those rows are few.
+        full = [p for p, row in zip(prompts, tokens, strict=True) if row[-2] != tokenizer.pad_token_id]
+        cut = [p for p in full if len(tokenizer(p[: 40 * longest]).input_ids) > longest]
+        if cut:
+            warnings.warn(
+                f"The text encoder reads {longest} tokens; the end of {len(cut)} longer prompt(s) is ignored, such as {cut[0][:60]!r}...",
+                stacklevel=3,
+            )
+        with torch.no_grad():
+            return self.pipe.text_encoder(tokens.to(self.pipe.device)).last_hidden_state
+
+    def generate(self, prompts, seeds, steps=None, guidance=None, progress=False):
+        """Draw one picture per (prompt, seed).
+
+        Args: `prompts` and `seeds` of equal length; `steps` denoising steps; `guidance` the classifier-free guidance
+        scale; `progress` shows a bar. Returns uint8 (n, height, width, 3). A picture depends on its own prompt and seed
+        and not on its neighbours in the batch, beyond float rounding. Raises `PromptlabError` for an empty prompt, or
+        lists of different length. Source: Ho and Salimans 2021 (guidance), Lu et al. 2022 (DPM-Solver++).
+        """
+        import torch
+
+        if isinstance(prompts, str) or len(prompts) != len(seeds):
+            raise PromptlabError(f"generate() takes as many seeds as prompts, in two lists: got {prompts!r:.60} and {seeds!r:.60}.")
+        prompts, steps = [clean_prompt(p) for p in prompts], steps or self.steps
+        guidance = self.guidance if guidance is None else guidance
+        size = self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor
+        out, done = np.empty((len(prompts), size, size, 3), np.uint8), bar(total=len(prompts), desc="drawing", disable=not progress)
+        for i in range(0, len(prompts), self.batch):
+            now = slice(i, i + self.batch)
+            with torch.inference_mode():
+                out[now] = self._draw(prompts[now], seeds[now], steps, guidance)
+            done.update(len(prompts[now]))
+        done.close()
+        return out
+
+    def _draw(self, prompts, seeds, steps, guidance):
+        """One batch: noise, `steps` guided denoising steps, decoder."""
+        import torch
+
+        unet, vae = self.pipe.unet, self.pipe.vae
+        scheduler = type(self.pipe.scheduler).from_config(self.pipe.scheduler.config)  # it has state: a fresh one per batch
+        scheduler.set_timesteps(steps, device=unet.device)
+        shape = (unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
+        # The noise of a seed is drawn on the CPU, so that it is the same on every device and in every batch.
+        noise = [torch.randn(shape, generator=torch.Generator().manual_seed(int(s))) for s in seeds]
+        x = torch.stack(noise).to(unet.device, unet.dtype) * scheduler.init_noise_sigma
+        words, unique = list(dict.fromkeys(prompts)), self.encode(list(dict.fromkeys(prompts)))
+        states = unique[[words.index(p) for p in prompts]]
+        if guidance > 1:
+            states = torch.cat([self._empty.expand(len(x), -1, -1), states])
+        for t in scheduler.timesteps:
+            both = torch.cat([x, x]) if guidance > 1 else x
+            predicted = unet(scheduler.scale_model_input(both, t), t, encoder_hidden_states=states).sample
+            if guidance > 1:
+                without, given = predicted.chunk(2)
+                predicted = without + guidance * (given - without)
+            x = scheduler.step(predicted, t, x).prev_sample
+        images = vae.decode(x / vae.config.scaling_factor).sample.float().clamp(-1, 1)
+        return ((images + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+    @cached_property
+    def _empty(self):
+        return self.encode([""])

@@ -1,0 +1,37 @@
+"""Stage (d): an aesthetic head on CLIP image embeddings, fitted to noisy ratings as LAION's was to people's."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from promptlab.pocket.taste import gold, truth_as_seen
+from promptlab.pocket.training import train
+from promptlab.rewards import aesthetic_head
+from promptlab.runtime import bar, device
+
+STEPS, BATCH, RATERS = 3000, 256, 3
+
+
+def simulated_ratings(pictures, images, seed=0):
+    """What a few people would answer, 1-10: gold plus each rater's own noise and offset, rounded, averaged over raters."""
+    rng, ratings = np.random.default_rng(seed), []
+    for i in bar(range(0, len(images), 500), desc="ratings"):
+        ratings.append(gold(np.asarray(images[i : i + 500]), truth_as_seen(pictures[i : i + 500])))
+    truth = np.concatenate(ratings)
+    noise = rng.normal(0, 1.2, (RATERS, len(truth))) + rng.normal(0, 0.5, (RATERS, 1))
+    return np.clip(np.round(truth + noise), 1, 10).mean(0)
+
+
+def fit(embeddings, ratings, folder, steps=STEPS):
+    """Regress mean ratings (n,) on CLIP embeddings (n, width) of the same pictures; squared error."""
+    torch.manual_seed(0)
+    x, y = torch.from_numpy(embeddings).to(device()), torch.from_numpy(ratings).float().to(device())
+    head = aesthetic_head(x.shape[1])
+    torch.nn.init.constant_(head[-1].bias, float(y.mean()))
+
+    def loss_of(indices):
+        return F.mse_loss(head(x[indices]).squeeze(-1).float(), y[indices])
+
+    return train(
+        "aesthetic", folder, steps, {"head": head}, loss_of, 2e-3, BATCH, len(x), ema=("head",), weight_decay=0.05, log=folder / "log.txt"
+    )["head"]

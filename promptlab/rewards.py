@@ -1,0 +1,200 @@
+"""From pictures to a reward: CLIP embeddings kept on disk, a table of scores, and the paper's formula in five lines."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from promptlab.gallery import Gallery
+from promptlab.runtime import REPAIR, PromptlabError, check_weights, data_dir, file_hash, hardware, load_weights, reading_weights
+
+# What two pictures of one prompt differ by in the paper's setting (Stable Diffusion v1-4, ViT-L/14, LAION head), measured
+# from public score files: the yardstick that carries the paper's 20 and .28 over to another CLIP and another head.
+PAPER_SLOPE, PAPER_THRESHOLD, PAPER_RELEVANCE_SD, PAPER_AESTHETIC_SD = 20.0, 0.28, 0.017, 0.26
+
+
+class Clip:
+    """An open_clip model that embeds pictures and texts; all embeddings have length 1."""
+
+    def __init__(self, folder):
+        import open_clip
+
+        self.folder, self.files, where = Path(folder), check_weights(folder), hardware()
+        with reading_weights(self.folder):
+            name = f"local-dir:{self.folder}"
+            self.model, _, _ = open_clip.create_model_and_transforms(name, device=where.device, precision="fp32")
+            self.tokenizer = open_clip.get_tokenizer(name)
+        self.model.eval()
+
+    @cached_property
+    def weights_hash(self):
+        """A short hash of the weight files, part of every cache key."""
+        return file_hash(self.files)
+
+    def embed_images(self, images, batch=256):
+        """Pictures uint8 (n, height, width, 3) to float32 (n, width of the embedding)."""
+        import torch
+        import torch.nn.functional as F
+
+        cfg, device, out = self.model.visual.preprocess_cfg, next(self.model.parameters()).device, []
+        size = cfg["size"][0] if isinstance(cfg["size"], (tuple, list)) else cfg["size"]
+        mean, std = (torch.tensor(cfg[k], device=device).view(1, 3, 1, 1) for k in ("mean", "std"))
+        for i in range(0, len(images), batch):
+            x = torch.from_numpy(np.ascontiguousarray(images[i : i + batch])).to(device).permute(0, 3, 1, 2).float()
+            x = F.interpolate(x, size=size, mode=cfg["interpolation"], antialias=True).clamp(0, 255) / 255
+            with torch.inference_mode():
+                out.append(self.model.encode_image((x - mean) / std, normalize=True).float().cpu())
+        return torch.cat(out).numpy() if out else np.empty((0, self.model.visual.output_dim), np.float32)
+
+    def embed_texts(self, texts):
+        """Texts to float32 (n, width of the embedding); what exceeds the model's context is ignored."""
+        import torch
+
+        with torch.inference_mode():
+            tokens = self.tokenizer(list(texts)).to(next(self.model.parameters()).device)
+            return self.model.encode_text(tokens, normalize=True).float().cpu().numpy()
+
+
+def aesthetic_head(width=256, hidden=256):
+    """A fresh head from a CLIP image embedding to one rating, shaped like LAION's but with activations between its layers."""
+    from torch import nn
+
+    return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Dropout(0.1), nn.Linear(hidden, 64), nn.GELU(), nn.Linear(64, 1))
+
+
+def load_aesthetic(preset):
+    """The aesthetic head of a preset: embeddings (n, width) float32 numpy in, ratings (n,) torch out."""
+    import torch
+
+    head = load_weights(aesthetic_head(), data_dir() / preset.aesthetic / "model.safetensors").float()
+
+    def rate(embeddings):
+        with torch.inference_mode():
+            return head(torch.from_numpy(np.asarray(embeddings, np.float32))).squeeze(-1)
+
+    return rate
+
+
+@dataclass
+class Scores:
+    """One row per picture of a rewrite, beside the plain prompt's picture with the same seed; float tensors (rows,)."""
+
+    pair: object  # which (plain, rewritten) pair the row belongs to, int
+    seed: object  # the image seed, int
+    aesthetic: object  # rating of the rewrite's picture
+    aesthetic_plain: object  # rating of the plain prompt's picture
+    relevance: object  # cosine between the plain words and the rewrite's picture
+    relevance_plain: object  # cosine between the plain words and their own picture
+
+    def __len__(self):
+        return len(self.pair)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How a preset's scores map to the paper's scale."""
+
+    relevance_slope: float  # k: the paper's 20
+    relevance_threshold: float  # r0: the paper's .28
+    aesthetic_scale: float  # 1 in the paper
+
+    def __str__(self):
+        return (
+            f"reward = {self.aesthetic_scale:.2f} x (aesthetic gain) + min(0, {self.relevance_slope:.1f} x (relevance - {self.relevance_threshold:.3f})). "
+            f"The paper has 1, {PAPER_SLOPE:.0f} and {PAPER_THRESHOLD}: its threshold is what a plain picture scores, its slope makes the "
+            f"seed noise of relevance ({PAPER_RELEVANCE_SD}) worth {PAPER_SLOPE * PAPER_RELEVANCE_SD:.2f}; ours are the same two rules on this CLIP."
+        )
+
+
+def promptist_reward(s: Scores, c: Calibration):
+    """The paper's reward without the KL term, one float per picture; each term per picture first, so that averaging comes last.
+
+    Source: Hao et al. 2022, section 2.2: aesthetic gain over the plain prompt, plus relevance to the plain words
+    clamped at zero, so that more relevance than a plain picture has earns nothing.
+    """
+    aesthetic_gain = c.aesthetic_scale * (s.aesthetic - s.aesthetic_plain)
+    relevance_penalty = (c.relevance_slope * (s.relevance - c.relevance_threshold)).clamp(max=0)
+    return aesthetic_gain + relevance_penalty
+
+
+def mean_per_pair(values, scores: Scores):
+    """Average one value per picture over the pictures of each (plain, rewritten) pair; raises for NaN, naming the pair."""
+    import torch
+
+    if not torch.isfinite(values).all():
+        bad = int(scores.pair[~torch.isfinite(values)][0])
+        raise PromptlabError(
+            f"The reward of pair {bad} is {values[scores.pair == bad].tolist()}: a reward must be a finite number for every picture."
+        )
+    total = torch.zeros(int(scores.pair.max()) + 1).index_add_(0, scores.pair, values.float())
+    return total / torch.bincount(scores.pair).clamp(min=1)
+
+
+class Scorer:
+    """Generator, CLIP and aesthetic head of a preset, with every embedding kept on disk."""
+
+    def __init__(self, preset, folder=None, calibration=True):
+        self.clip, self.rate = Clip(data_dir() / preset.clip), load_aesthetic(preset)
+        self.gallery = Gallery(preset, self.clip, folder)
+        self.calibration = load_calibration(preset) if calibration else None
+        self._texts = {}
+
+    def texts(self, prompts):
+        """CLIP embeddings of prompts, each computed once."""
+        new = [p for p in dict.fromkeys(prompts) if p not in self._texts]
+        if new:
+            self._texts |= zip(new, self.clip.embed_texts(new), strict=True)
+        return np.stack([self._texts[p] for p in prompts])
+
+    def score(self, plain, rewritten, seeds, progress=False) -> Scores:
+        """Draw (or recall) and score rewrites.
+
+        Args: `plain`, `rewritten` lists of equal length; `seeds` a list of image seeds used for every pair, the same for
+        the plain and the rewritten prompt (common random numbers). Returns len(plain) x len(seeds) rows.
+        """
+        import torch
+
+        if len(plain) != len(rewritten) or not len(seeds) or not len(plain):
+            raise PromptlabError(
+                f"score() needs equally many plain and rewritten prompts and a seed: got {len(plain)}, {len(rewritten)}, {len(seeds)}."
+            )
+        repeat = lambda prompts: [p for p in prompts for _ in seeds]  # noqa: E731
+        x, y, all_seeds = repeat(plain), repeat(rewritten), list(seeds) * len(plain)
+        looks = self.gallery.embeddings(y + x, all_seeds * 2, progress)
+        now, before, words = looks[: len(y)], looks[len(y) :], self.texts(x)
+        cosine = lambda pictures: torch.from_numpy((pictures * words).sum(1))  # noqa: E731
+        return Scores(
+            pair=torch.arange(len(plain)).repeat_interleave(len(seeds)), seed=torch.tensor(all_seeds),
+            aesthetic=self.rate(now), aesthetic_plain=self.rate(before), relevance=cosine(now), relevance_plain=cosine(before),
+        )  # fmt: skip
+
+    def rewards(self, plain, rewritten, seeds, progress=False):
+        """The Promptist reward of each pair, averaged over its pictures: float tensor (pairs,)."""
+        scores = self.score(plain, rewritten, seeds, progress)
+        return mean_per_pair(promptist_reward(scores, self.calibration), scores)
+
+
+def calibrate(scorer, plain, seeds, progress=False) -> Calibration:
+    """Carry the paper's slope and threshold over to this CLIP and head, from plain pictures only.
+
+    The threshold is the median relevance of plain pictures; the slope makes one standard deviation of relevance between
+    pictures of one prompt worth .34, as the paper's 20 x .017; aesthetics are scaled to the paper's noise of .26.
+    """
+    s = scorer.score(plain, plain, seeds, progress)
+    within = lambda v: float(v.view(len(plain), len(seeds)).var(1).mean().sqrt())  # noqa: E731
+    return Calibration(
+        relevance_slope=PAPER_SLOPE * PAPER_RELEVANCE_SD / within(s.relevance),
+        relevance_threshold=float(s.relevance.median()),
+        aesthetic_scale=PAPER_AESTHETIC_SD / within(s.aesthetic),
+    )
+
+
+def load_calibration(preset) -> Calibration:
+    """The preset's calibration as `python -m promptlab.pocket card` measured it."""
+    path = data_dir() / preset.calibration
+    try:
+        return Calibration(**json.loads(path.read_text(encoding="utf8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise PromptlabError(f"{path} cannot be read ({error}). To repair it: {REPAIR}") from error
