@@ -1,15 +1,28 @@
 """Figures of the course: one fixed colour per score, and walls of pictures a sentence can point at."""
 
+from html import escape
+
+from promptlab.prompts import added_words
+from promptlab.runtime import PromptlabError
+
 # Okabe and Ito's colour-blind-safe palette; the same colour means the same score in every figure, table and widget.
 COLOURS = {"reward": "#0072B2", "aesthetic": "#CC79A7", "relevance": "#009E73", "gold": "#E69F00", "intent": "#555555"}
+# How each score is written: relevance moves in the third decimal, gold is a rating of 1 to 10, intent a share of words.
+FORMATS = {"reward": "+.2f", "aesthetic": ".2f", "relevance": ".3f", "gold": ".1f", "intent": ".0%"}
+LINE = 9.5  # points from one line of small text to the next
 
 
-def wall(images, titles=None, columns=4, size=1.3, row_labels=None):
-    """Show pictures (n, h, w, 3) in a grid; `titles` one short text each, `row_labels` one per row. Returns the figure."""
+def wall(images, titles=None, columns=4, size=1.3, row_labels=None, scores=None):
+    """Show pictures (n, h, w, 3) in a grid and return the figure.
+
+    Args: `titles` one short text per picture, above it; `row_labels` one per row; `scores` one dict per picture, such as
+    ``{"aesthetic": 5.2, "gold": 6.1}``, written below it behind a square of the score's colour; `size` inches a picture.
+    """
     import matplotlib.pyplot as plt
 
     rows = -(-len(images) // columns)
-    extra = 0.22 if titles is not None else 0
+    lines = max(map(len, scores), default=0) if scores else 0
+    extra = (0.22 if titles is not None else 0) + (lines + 0.5) * LINE / 72 * bool(lines)
     figure, axes = plt.subplots(rows, columns, figsize=(size * columns, (size + extra) * rows), squeeze=False, layout="constrained")
     for i, ax in enumerate(axes.flat):
         ax.set_axis_off()
@@ -17,7 +30,181 @@ def wall(images, titles=None, columns=4, size=1.3, row_labels=None):
             ax.imshow(images[i])
             if titles is not None:
                 ax.set_title(titles[i], fontsize=7, parse_math=False)
+            if scores:
+                _write_scores(ax, scores[i])
         if row_labels is not None and i % columns == 0:
             ax.text(-0.05, 0.5, row_labels[i // columns], transform=ax.transAxes, ha="right", va="center", fontsize=8, parse_math=False)
     plt.close(figure)  # the notebook shows the returned figure once
     return figure
+
+
+def _write_scores(ax, scores):
+    """One line per score under a picture: a square in its colour, then name and value in black, so that colour is never alone."""
+    for i, (name, value) in enumerate(scores.items(), 1):
+        at = {"xy": (0, 0), "xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
+        ax.annotate("■", xytext=(0, -LINE * i), fontsize=7, color=COLOURS[name], **at)
+        ax.annotate(f"{name} {value:{FORMATS[name]}}", xytext=(8, -LINE * i), fontsize=7, **at)
+
+
+def diff_html(plain, rewritten):
+    """A rewrite as HTML: what it added is bold and underlined, what it dropped is struck through; any text is shown as typed.
+
+    Raises `PromptlabError` where one of the two is no text.
+    """
+    for text in (plain, rewritten):
+        if not isinstance(text, str):
+            raise PromptlabError(f"diff_html() compares two prompts, so both must be text, not {text!r:.60}.")
+    looks = {
+        "same": "<span>{}</span>",
+        "added": f'<ins style="font-weight:bold;text-decoration:underline;color:{COLOURS["reward"]}">{{}}</ins>',
+        "removed": "<del>{}</del>",
+    }
+    words = " ".join(looks[kind].format(escape(word)) for kind, word in added_words(plain, rewritten))
+    # bdi keeps right-to-left text, and characters that turn the direction, inside this line
+    return f'<p style="font-size:115%"><bdi>{words}</bdi></p><p><small>underlined and bold: added; struck through: dropped</small></p>'
+
+
+def score_table(scorer, plain, rewritten, seeds):
+    """The mean scores of a plain prompt's pictures and of its rewrite's, on the same seeds, as an HTML table."""
+    before, after = mean_scores(scorer, plain, plain, seeds), mean_scores(scorer, plain, rewritten, seeds)
+    rows = ""
+    for name, value in after.items():
+        form = FORMATS[name]
+        cells = (f"{before[name]:{form}}", f"{value:{form}}", f"{value - before[name]:+{form.lstrip('+')}}")
+        label = f'<span aria-hidden="true" style="color:{COLOURS[name]}">&#9632;</span> {name}'
+        rows += f'<tr><th style="text-align:left">{label}</th>' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+    head = "".join(f"<th>{word}</th>" for word in (f"mean of {len(seeds)} pictures", "plain", "rewritten", "change"))
+    return f"<table><tr>{head}</tr>{rows}</table>"
+
+
+def mean_scores(scorer, plain, rewritten, seeds):
+    """What a rewrite's pictures score on average, `{"aesthetic", "relevance", "reward", "gold"}`; gold only where there is a judge."""
+    from promptlab.rewards import promptist_reward
+
+    seeds = list(seeds)
+    s = scorer.score([plain], [rewritten], seeds)
+    means = {"aesthetic": s.aesthetic, "relevance": s.relevance, "reward": promptist_reward(s, scorer.calibration)}
+    golds = [fact["gold"] for fact in scorer.gallery.facts([rewritten] * len(seeds), seeds) if "gold" in fact]
+    means = {name: float(values.mean()) for name, values in means.items()}
+    return means | ({"gold": sum(golds) / len(golds)} if golds else {})
+
+
+def interval(values):
+    """Mean and 95 % interval of a few independent numbers, by Student's t: ``(mean, low, high)``."""
+    import numpy as np
+    from scipy import stats
+
+    values = np.asarray(values, float)
+    if len(values) < 2:
+        raise PromptlabError(f"An interval needs at least two numbers, got {len(values)}.")
+    mean, half = values.mean(), stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    return float(mean), float(mean - half), float(mean + half)
+
+
+def paired(differences, score="reward"):
+    """Paired differences, one row per name: a dot per seed, a bar for the 95 % interval of their mean. Returns the figure."""
+    import matplotlib.pyplot as plt
+
+    figure, ax = plt.subplots(figsize=(6.5, 0.9 + 0.5 * len(differences)), layout="constrained")
+    ax.axvline(0, color="black", linewidth=0.8)
+    for row, values in enumerate(differences.values()):
+        mean, low, high = interval(values)
+        ax.plot(values, [row + 0.18] * len(values), "o", color=COLOURS[score], alpha=0.45, markersize=4)
+        ax.plot([low, high], [row - 0.12] * 2, color=COLOURS[score], linewidth=4, solid_capstyle="butt")
+        ax.plot(mean, row - 0.12, "|", color="black", markersize=11)
+    ax.set_yticks(range(len(differences)), list(differences), parse_math=False)
+    ax.set_ylim(len(differences) - 0.4, -0.6)  # the first row on top
+    ax.set_xlabel(f"change in {score}, same seeds (dot: one seed; bar: 95 % interval of the mean)", fontsize=8)
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    plt.close(figure)
+    return figure
+
+
+def slopes(before, after, labels, score="reward"):
+    """Lines from `before` to `after`, one per candidate; the first is drawn thick. `labels` names the two ends. Returns the figure."""
+    import matplotlib.pyplot as plt
+
+    figure, ax = plt.subplots(figsize=(4.6, 3), layout="constrained")
+    for i, ends in reversed(list(enumerate(zip(before, after, strict=True)))):
+        style = {"linewidth": 3, "markersize": 7} if i == 0 else {"linewidth": 1, "markersize": 4, "alpha": 0.55}
+        ax.plot((0, 1), ends, "o-", color=COLOURS[score], **style)
+    ax.text(1.05, after[0], "the winner", va="center", fontsize=8)
+    ax.set_xticks((0, 1), labels)
+    ax.set_xlim(-0.25, 1.5)
+    ax.set_ylabel(score)
+    ax.spines[["top", "right"]].set_visible(False)
+    plt.close(figure)
+    return figure
+
+
+def method_diagram(plain=None, rewritten=None):
+    """The whole method in one figure; `plain` and `rewritten` are up to three pictures each, shown inside the generator's box."""
+    import matplotlib.pyplot as plt
+
+    figure, ax = plt.subplots(figsize=(9.6, 5.7))
+    ax.set(xlim=(0, 100), ylim=(0, 60))
+    ax.set_axis_off()
+    figure.subplots_adjust(0, 0, 1, 1)
+    grey, trained = "#8a8a8a", "#dceaf5"
+    _box(ax, 1, 43, 15, 11, "x: what you type", "“a frog”")
+    _box(ax, 22, 43, 17, 11, "policy", "a language model:\nthe one part trained", fill=trained)
+    _box(ax, 45, 43, 20, 11, "y: the rewrite", "“a frog, oil painting,\nin the forest, vibrant”")
+    _box(ax, 71, 34, 28, 20, "image generator (frozen)", "draws x and y from the same seeds", top=True)
+    _box(ax, 75, 20, 20, 8, "CLIP (frozen)", "pictures to numbers")
+    _box(ax, 49, 23, 20, 8, "aesthetic gain", "pictures of y minus of x", edge=COLOURS["aesthetic"])
+    _box(ax, 49, 10.5, 20, 8, "relevance", "pictures of y, words of x", edge=COLOURS["relevance"])
+    _box(ax, 27, 16.5, 15, 9, "reward", "gain, minus a fine\nfor lost relevance", edge=COLOURS["reward"])
+    _box(ax, 5, 16.5, 15, 9, "PPO", "makes words that\nearned more likelier", fill=trained)
+    _box(ax, 22, 31, 17, 6, "SFT policy (frozen)", "its starting point")
+    _box(ax, 49, 0.5, 50, 7, "evaluation only, never in the reward", "", edge=grey, dashed=True, top=True)
+    for at, name, what in ((51, "gold", "would people like it?"), (74, "intent", "every word of x shown?")):
+        ax.text(at, 2.5, "■", color=COLOURS[name], fontsize=9, va="center")
+        ax.text(at + 2, 2.5, f"{name}: {what}", fontsize=8.5, va="center")
+    _arrow(ax, (16, 48.5), (22, 48.5))
+    _arrow(ax, (39, 48.5), (45, 48.5))
+    _arrow(ax, (65, 48.5), (71, 48.5))
+    _arrow(ax, (8.5, 54), (8.5, 57.5), (85, 57.5), (85, 54))
+    ax.text(47, 58.2, "the plain prompt is drawn too", fontsize=8.5, ha="center", va="bottom")
+    _arrow(ax, (85, 34), (85, 28))
+    _arrow(ax, (75, 25), (69, 27), colour=COLOURS["aesthetic"])
+    _arrow(ax, (75, 22.5), (69, 16.5), colour=COLOURS["relevance"])
+    _arrow(ax, (2.5, 43), (2.5, 12.5), (49, 12.5), colour=COLOURS["relevance"])
+    ax.text(25, 9.5, "the words you typed, not the rewrite", fontsize=8.5, ha="center", va="center")
+    _arrow(ax, (49, 27), (42, 23), colour=COLOURS["aesthetic"])
+    _arrow(ax, (49, 16), (42, 19.5), colour=COLOURS["relevance"])
+    _arrow(ax, (27, 21), (20, 21), colour=COLOURS["reward"])
+    _arrow(ax, (12.5, 25.5), (12.5, 40), (24, 40), (24, 43), colour=COLOURS["reward"])
+    ax.text(5, 41.2, "better words", fontsize=8.5, va="center")
+    _arrow(ax, (33, 37), (33, 43), dashed=True, both=True)
+    ax.text(34.5, 40, "KL leash: do not stray far", fontsize=8.5, va="center")
+    _arrow(ax, (97.5, 34), (97.5, 7.5), colour=grey, dashed=True)
+    for row, (name, images) in enumerate((("x", plain), ("y", rewritten))):
+        for column, image in enumerate([] if images is None else images[:3]):
+            left, bottom = 76 + 7.4 * column, 41.8 - 7.2 * row
+            ax.imshow(image, extent=(left, left + 6.6, bottom, bottom + 6.6), aspect="auto", zorder=3)
+        if images is not None:
+            ax.text(73.5, 45.1 - 7.2 * row, name, fontsize=9, ha="center", va="center", weight="bold")
+    ax.set(xlim=(0, 100), ylim=(0, 61))
+    plt.close(figure)
+    return figure
+
+
+def _box(ax, x, y, w, h, title, text, fill="white", edge="black", dashed=False, top=False):
+    """A box with a bold title and small text in its middle, or at its top."""
+    from matplotlib.patches import FancyBboxPatch
+
+    style = {"facecolor": fill, "edgecolor": edge, "linewidth": 1.2 if edge == "black" else 2.4, "linestyle": "--" if dashed else "-"}
+    ax.add_patch(FancyBboxPatch((x, y), w, h, boxstyle="round,pad=0,rounding_size=1", **style))
+    lines = text.count("\n") + 1 if text else 0
+    head = y + h - 2 if top else y + h / 2 + 1.15 * lines
+    ax.text(x + w / 2, head, title, ha="center", va="center", fontsize=10, weight="bold")
+    ax.text(x + w / 2, head - 1.3, text, ha="center", va="top", fontsize=8.5, linespacing=1.15)
+
+
+def _arrow(ax, *points, colour="black", dashed=False, both=False):
+    """A line through `points` with a head at its end, and at its start where `both`."""
+    line = {"color": colour, "linewidth": 1.6, "linestyle": "--" if dashed else "-"}
+    if len(points) > 2:
+        ax.plot(*zip(*points[:-1], strict=True), solid_capstyle="butt", **line)
+    style = {"arrowstyle": "<|-|>" if both else "-|>", "shrinkA": 0, "shrinkB": 0, "mutation_scale": 12}
+    ax.annotate("", xy=points[-1], xytext=points[-2], arrowprops=style | line)

@@ -22,7 +22,7 @@ place       .2  -.2   -.2    .2    .3  1.0   -.4   .5    .4   |  -.6   -.6   1.0
 vehicle     .2   .5    .1   -.4   -.5  -.2   1.0  -.5    .1   |  -.5    .1    .3   1.0   -.6   -.3  -.1     |   .8     .9
 thing       .1  1.0   -.1    .0   -.3  -.2    .2  -.4   -.5   |  -.3    .9   -.2    .3   -.5   -.7  -.1     |   .1     .0
 """
-WEIGHTS = {"fit": 1.0, "colour": 0.6, "contrast": 0.5, "sharpness": 0.35, "separation": 0.25, "exposure": 0.35, "clipped": 0.8}
+WEIGHTS = {"fit": 1.0, "colour": 0.6, "contrast": 0.5, "sharpness": 0.5, "separation": 0.25, "exposure": 0.35, "clipped": 0.8}
 SLOPE, CENTRE = 0.85, 0.1  # the sigmoid that maps the sum to 1-10: flat enough that the best pictures do not all score 10
 
 
