@@ -2,7 +2,7 @@
 
 from html import escape
 
-from promptlab.prompts import added_words
+from promptlab.prompts import added_words, clean_prompt
 from promptlab.runtime import PromptlabError
 
 # Okabe and Ito's colour-blind-safe palette; the same colour means the same score in every figure, table and widget.
@@ -22,7 +22,7 @@ def wall(images, titles=None, columns=4, size=1.3, row_labels=None, scores=None)
 
     rows = -(-len(images) // columns)
     lines = max(map(len, scores), default=0) if scores else 0
-    extra = (0.22 if titles is not None else 0) + (lines + 0.5) * LINE / 72 * bool(lines)
+    extra = (0.22 if titles is not None else 0) + lines * LINE / 72
     figure, axes = plt.subplots(rows, columns, figsize=(size * columns, (size + extra) * rows), squeeze=False, layout="constrained")
     for i, ax in enumerate(axes.flat):
         ax.set_axis_off()
@@ -49,17 +49,14 @@ def _write_scores(ax, scores):
 def diff_html(plain, rewritten):
     """A rewrite as HTML: what it added is bold and underlined, what it dropped is struck through; any text is shown as typed.
 
-    Raises `PromptlabError` where one of the two is no text.
+    Raises `PromptlabError` where one of the two is empty or no text.
     """
-    for text in (plain, rewritten):
-        if not isinstance(text, str):
-            raise PromptlabError(f"diff_html() compares two prompts, so both must be text, not {text!r:.60}.")
     looks = {
         "same": "<span>{}</span>",
-        "added": f'<ins style="font-weight:bold;text-decoration:underline;color:{COLOURS["reward"]}">{{}}</ins>',
+        "added": '<ins style="font-weight:bold;text-decoration:underline;background:rgba(127,127,127,.2)">{}</ins>',
         "removed": "<del>{}</del>",
     }
-    words = " ".join(looks[kind].format(escape(word)) for kind, word in added_words(plain, rewritten))
+    words = " ".join(looks[kind].format(escape(word)) for kind, word in added_words(clean_prompt(plain), clean_prompt(rewritten)))
     # bdi keeps right-to-left text, and characters that turn the direction, inside this line
     return f'<p style="font-size:115%"><bdi>{words}</bdi></p><p><small>underlined and bold: added; struck through: dropped</small></p>'
 
@@ -147,7 +144,7 @@ def method_diagram(plain=None, rewritten=None):
     figure.subplots_adjust(0, 0, 1, 1)
     grey, trained = "#8a8a8a", "#dceaf5"
     _box(ax, 1, 43, 15, 11, "x: what you type", "“a frog”")
-    _box(ax, 22, 43, 17, 11, "policy", "a language model:\nthe one part trained", fill=trained)
+    _box(ax, 22, 43, 17, 11, "policy", "a language model,\nthe part that learns", fill=trained)
     _box(ax, 45, 43, 20, 11, "y: the rewrite", "“a frog, oil painting,\nin the forest, vibrant”")
     _box(ax, 71, 34, 28, 20, "image generator (frozen)", "draws x and y from the same seeds", top=True)
     _box(ax, 75, 20, 20, 8, "CLIP (frozen)", "pictures to numbers")
@@ -169,12 +166,12 @@ def method_diagram(plain=None, rewritten=None):
     _arrow(ax, (75, 25), (69, 27), colour=COLOURS["aesthetic"])
     _arrow(ax, (75, 22.5), (69, 16.5), colour=COLOURS["relevance"])
     _arrow(ax, (2.5, 43), (2.5, 12.5), (49, 12.5), colour=COLOURS["relevance"])
-    ax.text(25, 9.5, "the words you typed, not the rewrite", fontsize=8.5, ha="center", va="center")
+    ax.text(25, 10.9, "the words you typed, not the rewrite", fontsize=8.5, ha="center", va="center")
     _arrow(ax, (49, 27), (42, 23), colour=COLOURS["aesthetic"])
     _arrow(ax, (49, 16), (42, 19.5), colour=COLOURS["relevance"])
     _arrow(ax, (27, 21), (20, 21), colour=COLOURS["reward"])
     _arrow(ax, (12.5, 25.5), (12.5, 40), (24, 40), (24, 43), colour=COLOURS["reward"])
-    ax.text(5, 41.2, "better words", fontsize=8.5, va="center")
+    ax.text(4.2, 41.4, "better words", fontsize=8.5, va="center")
     _arrow(ax, (33, 37), (33, 43), dashed=True, both=True)
     ax.text(34.5, 40, "KL leash: do not stray far", fontsize=8.5, va="center")
     _arrow(ax, (97.5, 34), (97.5, 7.5), colour=grey, dashed=True)
