@@ -27,12 +27,24 @@ class Gallery:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.db = sqlite3.connect(self.path, timeout=60, check_same_thread=False)
-            self.db.execute("pragma journal_mode=wal")
-            self.db.execute("create table if not exists pictures (key text primary key, embedding blob, facts text, thumbnail blob)")
         except (sqlite3.Error, OSError) as error:
             raise PromptlabError(
-                f"{self.path} cannot be used as a cache ({error}). Delete it, or let PROMPTLAB_HOME name another folder."
+                f"{self.path} cannot be opened ({error}). Delete it, or let PROMPTLAB_HOME name another folder."
             ) from error
+        self._write("create table if not exists pictures (key text primary key, embedding blob, facts text, thumbnail blob)")
+
+    def _write(self, statement, rows=((),)):
+        """Run one statement for every row, all of them or none."""
+        try:
+            with self.db:
+                self.db.executemany(statement, rows)
+        except sqlite3.Error as error:
+            raise self._broken(error) from error
+
+    def _broken(self, error):
+        return PromptlabError(
+            f"{self.path} cannot be used as a cache ({error}). Free some space, or delete it: its pictures are drawn again when needed."
+        )
 
     @cached_property
     def generator(self):
@@ -52,11 +64,11 @@ class Gallery:
     def version(self):
         """A hash of the CLIP and judge that looked; with the generator's key it names a row."""
         judge = file_hash([data_dir() / self.preset.judge / "model.safetensors"]) if self.preset.judge else ""
-        return f"{self.clip.weights_hash}-{judge}"
+        return f"{self.clip.fingerprint}-{judge}"
 
-    def _look(self, prompts, seeds, progress, columns):
+    def _look(self, prompts, seeds, progress, column):
         keys = [json.dumps([self.version, *self.generator.key(p, s)]) for p, s in zip(prompts, seeds, strict=True)]
-        missing = {k: (p, s) for k, p, s in zip(keys, prompts, seeds, strict=True) if not self._known(k)}
+        missing = {k: (p, s) for k, p, s in zip(keys, prompts, seeds, strict=True) if self._recall(k, "1") is None}
         todo, batch = list(missing.items()), self.generator.batch
         done = bar(total=len(todo), desc="drawing", disable=not (progress and todo))
         for i in range(0, len(todo), batch):
@@ -65,13 +77,16 @@ class Gallery:
             self._remember([k for k, _ in some], images)
             done.update(len(some))
         done.close()
-        rows = {}
-        for k in dict.fromkeys(keys):
-            rows[k] = self.db.execute(f"select {columns} from pictures where key = ?", (k,)).fetchone()
+        rows = {k: self._recall(k, column) for k in dict.fromkeys(keys)}
         return [rows[k] for k in keys]
 
-    def _known(self, key):
-        return self.db.execute("select 1 from pictures where key = ?", (key,)).fetchone() is not None
+    def _recall(self, key, column):
+        """One column of a row, or None where the picture is not known."""
+        try:
+            row = self.db.execute(f"select {column} from pictures where key = ?", (key,)).fetchone()
+        except sqlite3.Error as error:
+            raise self._broken(error) from error
+        return row and row[0]
 
     def _remember(self, keys, images):
         from PIL import Image
@@ -83,13 +98,7 @@ class Gallery:
             picture.save(buffer, "PNG")
             small.append(buffer.getvalue())
         rows = [(k, e.astype(np.float32).tobytes(), json.dumps(f), t) for k, e, f, t in zip(keys, embeddings, facts, small, strict=True)]
-        try:
-            with self.db:  # one transaction: all rows of a batch or none
-                self.db.executemany("insert or replace into pictures values (?, ?, ?, ?)", rows)
-        except sqlite3.Error as error:
-            raise PromptlabError(
-                f"{self.path} cannot be written ({error}). Free some space, or let PROMPTLAB_HOME name another folder."
-            ) from error
+        self._write("insert or replace into pictures values (?, ?, ?, ?)", rows)
 
     def _facts(self, images):
         if self.judge is None:
@@ -100,15 +109,15 @@ class Gallery:
 
     def embeddings(self, prompts, seeds, progress=False):
         """CLIP image embeddings, float32 (n, width), of one picture per (prompt, seed)."""
-        return np.stack([np.frombuffer(row[0], np.float32) for row in self._look(prompts, seeds, progress, "embedding")])
+        return np.stack([np.frombuffer(row, np.float32) for row in self._look(prompts, seeds, progress, "embedding")])
 
     def facts(self, prompts, seeds, progress=False):
         """What the judge and the gold rater say, one dict per picture: gold, subjects (best two), colour, medium, background."""
-        return [json.loads(row[0]) for row in self._look(prompts, seeds, progress, "facts")]
+        return [json.loads(row) for row in self._look(prompts, seeds, progress, "facts")]
 
     def thumbnails(self, prompts, seeds, progress=False):
         """PNG bytes of one picture per (prompt, seed), at most 128 pixels a side."""
-        return [row[0] for row in self._look(prompts, seeds, progress, "thumbnail")]
+        return self._look(prompts, seeds, progress, "thumbnail")
 
     def pictures(self, prompts, seeds, progress=False):
         """The same as uint8 (n, 128, 128, 3) arrays."""

@@ -7,41 +7,53 @@ from pathlib import Path
 import numpy as np
 
 from promptlab.prompts import clean_prompt
-from promptlab.runtime import PromptlabError, bar, check_weights, data_dir, file_hash, hardware, reading_weights
+from promptlab.runtime import PromptlabError, bar, check_match, check_weights, data_dir, file_hash, hardware, reading_weights
 
 
-def load_generator(preset):
+def load_generator(preset, dtype=None):
     """The text-to-image model of a preset, ready to draw. Raises `PromptlabError` for missing or damaged weights."""
-    return Generator(data_dir() / preset.generator, preset.steps, preset.guidance, preset.batch)
+    return Generator(data_dir() / preset.generator, preset.steps, preset.guidance, preset.batch, dtype)
 
 
 class Generator:
-    """A Stable Diffusion pipeline held in memory, with the preset's number of steps and guidance scale as defaults."""
+    """A Stable Diffusion pipeline held in memory, with the preset's number of steps and guidance scale as defaults.
 
-    def __init__(self, folder, steps=8, guidance=3.0, batch=32):
-        from diffusers import StableDiffusionPipeline
+    `dtype` is the number format of text encoder and UNet, by default what `hardware()` found to be fast.
+    """
+
+    def __init__(self, folder, steps=8, guidance=3.0, batch=32, dtype=None):
+        from diffusers import AutoencoderTiny, StableDiffusionPipeline, UNet2DConditionModel
         from diffusers.utils import logging
+        from transformers import CLIPTextModel
 
         logging.set_verbosity_error()  # the pipeline warns about AutoencoderTiny, which it draws with all the same
+        logging.disable_progress_bar()
         self.folder, self.steps, self.guidance, self.batch = Path(folder), steps, guidance, batch
-        self.files = check_weights(self.folder)
-        where = hardware()
+        kinds = {"unet": UNet2DConditionModel, "vae": AutoencoderTiny, "text_encoder": CLIPTextModel}
+        files = {part: self.folder / part / ("model" if part == "text_encoder" else "diffusion_pytorch_model") for part in kinds}
+        files = {part: path.with_suffix(".safetensors") for part, path in files.items()}
+        parts, where, self.files = {}, hardware(), list(files.values())
+        for part, kind in kinds.items():  # one by one, so that an error can name the file
+            check_weights(files[part])
+            with reading_weights(files[part]):
+                parts[part] = kind.from_pretrained(self.folder / part, local_files_only=True)
+            check_match(parts[part], files[part])
         with reading_weights(self.folder):
-            self.pipe = StableDiffusionPipeline.from_pretrained(
-                self.folder, torch_dtype=where.dtype, local_files_only=True, safety_checker=None
-            ).to(where.device)
+            self.pipe = StableDiffusionPipeline.from_pretrained(self.folder, local_files_only=True, safety_checker=None, **parts)
+        self.pipe.to(where.device, dtype or where.dtype)
+        self.pipe.vae.float()  # the decoder is cheap, and half precision shows as bands in smooth skies
         self.pipe.set_progress_bar_config(disable=True)
 
     @cached_property
-    def weights_hash(self) -> str:
-        """A short hash of the weight files, part of every cache key."""
-        return file_hash(self.files)
+    def fingerprint(self) -> str:
+        """A short hash of weights and settings, part of every cache key: with new ones, old pictures are not recalled."""
+        return file_hash([*self.files, *sorted(self.folder.rglob("*.json"))])
 
     def key(self, prompt, seed, steps=None, guidance=None):
         """Everything a picture depends on, as a tuple."""
         p = self.pipe
         size = p.unet.config.sample_size * p.vae_scale_factor
-        return (self.weights_hash, clean_prompt(prompt), int(seed), steps or self.steps, self.guidance if guidance is None else guidance,
+        return (self.fingerprint, clean_prompt(prompt), int(seed), steps or self.steps, self.guidance if guidance is None else guidance,
                 type(p.scheduler).__name__, size, str(p.unet.dtype))  # fmt: skip
 
     def encode(self, prompts):
@@ -96,19 +108,19 @@ class Generator:
         shape = (unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
         # The noise of a seed is drawn on the CPU, so that it is the same on every device and in every batch.
         noise = [torch.randn(shape, generator=torch.Generator().manual_seed(int(s))) for s in seeds]
-        x = torch.stack(noise).to(unet.device, unet.dtype) * scheduler.init_noise_sigma
+        x = torch.stack(noise).to(unet.device) * scheduler.init_noise_sigma  # float32: rounding must not add up over steps
         words, unique = list(dict.fromkeys(prompts)), self.encode(list(dict.fromkeys(prompts)))
         states = unique[[words.index(p) for p in prompts]]
         if guidance > 1:
             states = torch.cat([self._empty.expand(len(x), -1, -1), states])
         for t in scheduler.timesteps:
-            both = torch.cat([x, x]) if guidance > 1 else x
-            predicted = unet(scheduler.scale_model_input(both, t), t, encoder_hidden_states=states).sample
+            both = scheduler.scale_model_input(torch.cat([x, x]) if guidance > 1 else x, t)
+            predicted = unet(both.to(unet.dtype), t, encoder_hidden_states=states).sample.float()
             if guidance > 1:
                 without, given = predicted.chunk(2)
                 predicted = without + guidance * (given - without)
             x = scheduler.step(predicted, t, x).prev_sample
-        images = vae.decode(x / vae.config.scaling_factor).sample.float().clamp(-1, 1)
+        images = vae.decode(x / vae.config.scaling_factor).sample.clamp(-1, 1)
         return ((images + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
     @cached_property

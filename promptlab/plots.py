@@ -118,16 +118,18 @@ def paired(differences, score="reward"):
 
 
 def slopes(before, after, labels, score="reward"):
-    """Lines from `before` to `after`, one per candidate; the first is drawn thick. `labels` names the two ends. Returns the figure."""
+    """A thin line from each number in `before` to its partner in `after`, and a thick one for the means. `labels` names the two ends."""
     import matplotlib.pyplot as plt
 
     figure, ax = plt.subplots(figsize=(4.6, 3), layout="constrained")
-    for i, ends in reversed(list(enumerate(zip(before, after, strict=True)))):
-        style = {"linewidth": 3, "markersize": 7} if i == 0 else {"linewidth": 1, "markersize": 4, "alpha": 0.55}
-        ax.plot((0, 1), ends, "o-", color=COLOURS[score], **style)
-    ax.text(1.05, after[0], "the winner", va="center", fontsize=8)
+    for ends in zip(before, after, strict=True):
+        ax.plot((0, 1), ends, "o-", color=COLOURS[score], linewidth=1, markersize=4, alpha=0.55)
+    means = [sum(values) / len(values) for values in (before, after)]
+    ax.plot((0, 1), means, "o-", color=COLOURS[score], linewidth=3.5, markersize=7)
+    for x, side, away in ((0, "right", -9), (1, "left", 9)):
+        ax.annotate(f"{means[x]:{FORMATS[score]}}", (x, means[x]), (away, 0), textcoords="offset points", ha=side, va="center")
     ax.set_xticks((0, 1), labels)
-    ax.set_xlim(-0.25, 1.5)
+    ax.set_xlim(-0.4, 1.4)
     ax.set_ylabel(score)
     ax.spines[["top", "right"]].set_visible(False)
     plt.close(figure)

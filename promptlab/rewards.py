@@ -21,17 +21,18 @@ class Clip:
     def __init__(self, folder):
         import open_clip
 
-        self.folder, self.files, where = Path(folder), check_weights(folder), hardware()
-        with reading_weights(self.folder):
+        self.folder, where = Path(folder), hardware()
+        self.files = check_weights(self.folder / "open_clip_model.safetensors")
+        with reading_weights(self.files[0]):
             name = f"local-dir:{self.folder}"
             self.model, _, _ = open_clip.create_model_and_transforms(name, device=where.device, precision="fp32")
             self.tokenizer = open_clip.get_tokenizer(name)
         self.model.eval()
 
     @cached_property
-    def weights_hash(self):
-        """A short hash of the weight files, part of every cache key."""
-        return file_hash(self.files)
+    def fingerprint(self):
+        """A short hash of weights and settings, part of every cache key."""
+        return file_hash([*self.files, *sorted(self.folder.rglob("*.json"))])
 
     def embed_images(self, images, batch=256):
         """Pictures uint8 (n, height, width, 3) to float32 (n, width of the embedding)."""
@@ -42,7 +43,7 @@ class Clip:
         size = cfg["size"][0] if isinstance(cfg["size"], (tuple, list)) else cfg["size"]
         mean, std = (torch.tensor(cfg[k], device=device).view(1, 3, 1, 1) for k in ("mean", "std"))
         for i in range(0, len(images), batch):
-            x = torch.from_numpy(np.ascontiguousarray(images[i : i + batch])).to(device).permute(0, 3, 1, 2).float()
+            x = torch.from_numpy(np.array(images[i : i + batch])).to(device).permute(0, 3, 1, 2).float()
             x = F.interpolate(x, size=size, mode=cfg["interpolation"], antialias=True).clamp(0, 255) / 255
             with torch.inference_mode():
                 out.append(self.model.encode_image((x - mean) / std, normalize=True).float().cpu())
@@ -57,11 +58,15 @@ class Clip:
             return self.model.encode_text(tokens, normalize=True).float().cpu().numpy()
 
 
-def aesthetic_head(width=256, hidden=256):
-    """A fresh head from a CLIP image embedding to one rating, shaped like LAION's but with activations between its layers."""
+def aesthetic_head(width=256, hidden=512):
+    """A fresh head from a CLIP image embedding to one rating, shaped like LAION's but with activations between its layers.
+
+    The norm without weights makes numbers of size 1 out of an embedding of length 1, whose entries are small.
+    """
     from torch import nn
 
-    return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Dropout(0.1), nn.Linear(hidden, 64), nn.GELU(), nn.Linear(64, 1))
+    first = [nn.LayerNorm(width, elementwise_affine=False), nn.Linear(width, hidden), nn.GELU(), nn.Dropout(0.4)]
+    return nn.Sequential(*first, nn.Linear(hidden, 64), nn.GELU(), nn.Linear(64, 1))
 
 
 def load_aesthetic(preset):
@@ -182,6 +187,8 @@ def calibrate(scorer, plain, seeds, progress=False) -> Calibration:
     The threshold is the median relevance of plain pictures; the slope makes one standard deviation of relevance between
     pictures of one prompt worth .34, as the paper's 20 x .017; aesthetics are scaled to the paper's noise of .26.
     """
+    if len(seeds) < 2:
+        raise PromptlabError(f"calibrate() measures how pictures of one prompt differ: give it at least two seeds, not {list(seeds)}.")
     s = scorer.score(plain, plain, seeds, progress)
     within = lambda v: float(v.view(len(plain), len(seeds)).var(1).mean().sqrt())  # noqa: E731
     return Calibration(

@@ -55,7 +55,9 @@ class ContactSheet:
         """What the judge says of each picture: dicts of gold, subjects, colour, medium, background."""
         facts = self.scorer.gallery.facts(self.prompts, self.seeds)
         if facts and "gold" not in facts[0]:
-            raise PromptlabError(f"The preset {self.scorer.gallery.preset.name!r} has no judge, so there is no gold. Use the preset pocket.")
+            raise PromptlabError(
+                f"The preset {self.scorer.gallery.preset.name!r} has no judge, so there is no gold. Use the preset pocket."
+            )
         return facts
 
     @cached_property
@@ -152,7 +154,9 @@ class RankTwelve(_View):
 
     def __init__(self, prompts, seeds, thumbnails, log=None):
         if not len(prompts) == len(seeds) == len(thumbnails) or not 2 <= len(prompts) <= 26:
-            raise PromptlabError(f"A ranking takes 2 to 26 pictures, each with prompt and seed: got {len(prompts)}, {len(seeds)}, {len(thumbnails)}.")
+            raise PromptlabError(
+                f"A ranking takes 2 to 26 pictures, each with prompt and seed: got {len(prompts)}, {len(seeds)}, {len(thumbnails)}."
+            )
         self.prompts, self.seeds, self.thumbnails = list(prompts), [int(s) for s in seeds], list(thumbnails)
         self.log = Path(log or home() / preset().name / "rewards" / "ranking.jsonl")
         self.set = [[p, s] for p, s in zip(self.prompts, self.seeds, strict=True)]
@@ -178,8 +182,12 @@ class RankTwelve(_View):
         names = {letter: i for i, letter in self.letters.items()}
         index = names.get(picture.upper()) if isinstance(picture, str) else picture
         if index not in self.letters or index in self.ranked:
-            raise PromptlabError(f"Picture {picture!r} is not among those left: {', '.join(sorted(n for n, i in names.items() if i not in self.ranked))}.")
-        self._make({"action": "tie" if tie and self.groups else "pick", "prompt": self.prompts[index], "seed": self.seeds[index], "picture": index})
+            raise PromptlabError(
+                f"Picture {picture!r} is not among those left: {', '.join(sorted(n for n, i in names.items() if i not in self.ranked))}."
+            )
+        self._make(
+            {"action": "tie" if tie and self.groups else "pick", "prompt": self.prompts[index], "seed": self.seeds[index], "picture": index}
+        )
 
     def undo(self):
         """Take the last choice back; nothing happens where there is none."""
@@ -225,7 +233,9 @@ class RankTwelve(_View):
                     line = line if file.read(1) == b"\n" else b"\n" + line
                 file.write(line + b"\n")
         except OSError as error:
-            raise PromptlabError(f"Could not write {self.log} ({error}). Free some space, or let PROMPTLAB_HOME name another folder.") from error
+            raise PromptlabError(
+                f"Could not write {self.log} ({error}). Free some space, or let PROMPTLAB_HOME name another folder."
+            ) from error
 
     def _read(self):
         """Earlier choices about these very pictures; lines that are not whole or not ours are passed over."""
@@ -244,7 +254,11 @@ class RankTwelve(_View):
         left, many = len(self.prompts) - len(self.ranked), "picture" if len(self.ranked) == 1 else "pictures"
         if not left:
             return f"All {len(self.prompts)} are ranked. Run the next cell."
-        start = "Choose the picture you would hang up first." if not self.ranked else f"{len(self.ranked)} {many} ranked. Choose the best of the {left} left."
+        start = (
+            "Choose the picture you would hang up first."
+            if not self.ranked
+            else f"{len(self.ranked)} {many} ranked. Choose the best of the {left} left."
+        )
         return start + (" Or stop here: the rest then shares the last place." if len(self.ranked) > 1 else "")
 
     @cached_property

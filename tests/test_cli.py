@@ -87,6 +87,7 @@ def test_doctor_tells_missing_old_and_broken_libraries(capsys, monkeypatch):
     assert not cli.check(*checks[2])
 
 
+@pytest.mark.weights
 def test_doctor_approves_this_checkout():
     done = subprocess.run([sys.executable, "-m", "promptlab", "doctor"], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -46,6 +46,7 @@ def run_folder(tmp_path_factory):
 
 
 @each
+@pytest.mark.weights
 @pytest.mark.timeout(600)
 def test_notebook_runs(path, run_folder, monkeypatch, record_property):
     monkeypatch.setenv("PROMPTLAB_HOME", str(run_folder))  # one for all, as in `make run`, and not the reader's

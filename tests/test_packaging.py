@@ -64,6 +64,7 @@ def test_setup_cell_installs_from_the_repository_of_pyproject(settings):
     assert f'REPOSITORY = "{settings["tool"]["promptlab"]["repository"]}"' in SETUP_CELL
 
 
+@pytest.mark.weights
 def test_wheel_brings_its_data(tmp_path):
     subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path / "dist"], cwd=ROOT, check=True, timeout=100)
     (wheel,) = (tmp_path / "dist").glob("*.whl")

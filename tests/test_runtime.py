@@ -62,10 +62,12 @@ def test_gpu_number_format_goes_by_capability(monkeypatch, capability, dtype):
     assert "a GPU (16 GB)" in str(found) and "\n" not in str(found)
 
 
-def test_without_a_gpu_everything_is_float32_on_the_cpu(monkeypatch):
+@pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_without_a_gpu_the_cpu_says_which_numbers_it_likes(monkeypatch, native, dtype):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
     found = runtime.hardware()
-    assert (found.device.type, found.dtype) == ("cpu", torch.float32) and str(found).startswith("CPU with ")
+    assert (found.device.type, found.dtype) == ("cpu", dtype) and str(found).startswith("CPU with ")
 
 
 def test_free_memory_drops_models_that_refer_to_themselves():

@@ -1,4 +1,4 @@
-"""`python -m promptlab.pocket build` trains the pocket world from nothing; `card` measures it again."""
+"""`python -m promptlab.pocket build` trains the pocket world from nothing; `card` measures it again, `strip` remakes the README's picture."""
 
 import argparse
 import sys
@@ -10,13 +10,17 @@ from promptlab.runtime import PromptlabError, data_dir
 def main(arguments=None) -> int:
     """Run one verb; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m promptlab.pocket", description="Build or measure the pocket world.")
-    parser.add_argument("verb", choices=("build", "card"), help="build: train every model (resumes where it stopped); card: measure them")
+    parser.add_argument(
+        "verb",
+        choices=("build", "card", "strip"),
+        help="build: train every model (resumes where it stopped); card: measure them; strip: the README's picture and number",
+    )
     parser.add_argument("--out", type=Path, default=data_dir() / "pocket", help="folder of the finished world (default: %(default)s)")
     chosen = parser.parse_args(arguments)
-    from promptlab.pocket import build, card
+    from promptlab.pocket import build, card, strip
 
     try:
-        build.build(chosen.out) if chosen.verb == "build" else card.write(chosen.out)
+        {"build": build.build, "card": card.write, "strip": strip.write}[chosen.verb](chosen.out)
     except PromptlabError as error:
         print(error, file=sys.stderr)
         return 1

@@ -60,12 +60,12 @@ def build(out: Path):
     specs, images = training_pictures()
     tok = tokenizer(specs)
     small = once(folder / "small.npy", lambda: clip.shrink(images))
-    model = clip.fit(specs, small, tok, folder)
-    clip.save(model, tok, out / "clip")
+    young = clip.fit(specs, small, tok, folder)
     vae = autoencoder.fit(images[:20_000], folder)
     latents, factor = latents_of(vae, images)
     vae = autoencoder.polish(vae, images[:20_000], folder)
-    unet.save(*unet.fit(specs, latents, model, tok, folder), vae, factor, tok, out / "generator")
+    unet.save(*unet.fit(specs, latents, young, tok, folder), vae, factor, tok, out / "generator")
+    clip.save(clip.fit(specs, small, tok, folder, start=young), tok, out / "clip")
     save_safetensors(judge.fit(specs, small, folder), out / "judge" / "model.safetensors")
     save_safetensors(aesthetic_head(out, specs, images), out / "aesthetic" / "model.safetensors")
     write_calibration(out)
@@ -80,7 +80,7 @@ def save_safetensors(module, path):
     save_file({k: (v.half() if v.is_floating_point() else v).contiguous().cpu() for k, v in module.state_dict().items()}, path)
 
 
-def aesthetic_head(out, specs, images, count=30_000):
+def aesthetic_head(out, specs, images, count=60_000):
     """The aesthetic head, fitted to simulated ratings of the first pictures as the CLIP in `out` sees them."""
     folder = build_folder()
     ratings = once(folder / "ratings.npy", lambda: aesthetic.simulated_ratings(specs[:count], images[:count]))

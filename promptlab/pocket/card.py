@@ -1,4 +1,4 @@
-"""The model card: every bar of the pocket world, measured on seeds and subject x medium pairs that training never saw."""
+"""The model card: every bar of the pocket world, measured on seeds that training never saw."""
 
 import datetime
 import json
@@ -129,7 +129,7 @@ def relevance_and_taste(scorer):
     out.append(record("CLIP: right against wrong bare subject, area under curve", area_under_curve(cosine[shown], wrong[shown]), ">= 0.97"))
     out.append(
         record(
-            "CLIP: bare cosine against gold where the subject is right, |Spearman|",
+            "CLIP: bare cosine against gold where the subject is right, size of Spearman",
             abs(spearmanr(cosine[shown], golds[single][shown])[0]),
             "< 0.25",
         )
@@ -263,7 +263,8 @@ Licences: weights Apache-2.0, as our code; the glyphs they learned from are Noto
 
 ## Measured
 
-On seeds and subject x medium pairs that training never saw, {date}, preset pocket. Hardware: {hardware}.
+On seeds that training never saw; the lines "on renders" of autoencoder, judge and aesthetic head on subject x medium pairs that
+training never saw together, too. {date}, preset pocket. Hardware: {hardware}.
 `{command}` measures everything again; `card.json` holds the same figures.
 
 {table}

@@ -1,5 +1,6 @@
 """Stage (b): a tokenizer and a small CLIP of open_clip's own classes, trained on renders at 64 x 64."""
 
+import copy
 import json
 import random
 
@@ -13,7 +14,7 @@ from promptlab.pocket.subjects import SUBJECTS
 from promptlab.pocket.training import train
 from promptlab.runtime import bar, device
 
-STEPS, BATCH, SMALL, CONTEXT = 1000, 256, 64, 48
+FIRST, SECOND, BATCH, SMALL, CONTEXT = 1000, 3500, 256, 64, 48
 EOS = "<|endoftext|>"
 
 
@@ -138,10 +139,16 @@ def encode_short(model, tokens):
     return F.normalize(x[torch.arange(len(x)), end] @ model.text_projection, dim=-1)
 
 
-def fit(pictures, small, tokenizer, folder, steps=STEPS):
-    """Train CLIP on renders (n, 64, 64, 3) uint8 and three rounds of independently dropped captions."""
+def fit(pictures, small, tokenizer, folder, start=None, steps=None):
+    """Train CLIP on renders (n, 64, 64, 3) uint8 and three rounds of independently dropped captions.
+
+    Without `start`, a short first course: enough for a text tower that tells subjects apart, which is what the denoiser
+    starts from. With `start`, the long second course that makes that model a good measure of relevance and beauty.
+    """
     torch.manual_seed(0)
-    model, facts = new_clip(len(tokenizer)), encode_attributes(pictures)
+    seed = 1 if start else 0  # the second course sees other batches
+    model, facts = copy.deepcopy(start) or new_clip(len(tokenizer)), encode_attributes(pictures)
+    name, steps = ("clip-second", steps or SECOND) if start else ("clip", steps or FIRST)
     rounds = [captions_for(pictures, 40 + r, claim_independently) for r in range(3)]
     claims = np.concatenate([encode_attributes(c) for c, _ in rounds])
     tokens = torch.cat([tokenize(tokenizer, texts) for _, texts in rounds])
@@ -154,7 +161,18 @@ def fit(pictures, small, tokenizer, folder, steps=STEPS):
         return contrastive_loss(image, text, model.logit_scale.exp().clamp(max=100), also_true)
 
     return train(
-        "clip", folder, steps, {"clip": model}, loss_of, 1e-3, BATCH, len(tokens), ema=("clip",), weight_decay=0.05, log=folder / "log.txt"
+        name,
+        folder,
+        steps,
+        {"clip": model},
+        loss_of,
+        1e-3,
+        BATCH,
+        len(tokens),
+        ema=("clip",),
+        weight_decay=0.05,
+        seed=seed,
+        log=folder / "log.txt",
     )["clip"]
 
 

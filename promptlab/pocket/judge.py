@@ -11,7 +11,7 @@ from promptlab.pocket.subjects import SUBJECTS
 from promptlab.pocket.training import train
 from promptlab.runtime import device, load_weights
 
-STEPS, BATCH = 1500, 128
+STEPS, BATCH = 4000, 128
 HEADS = {"subject": SUBJECTS, "colour": (*COLOURS, "its own"), "medium": MEDIA, "background": BACKGROUNDS}
 
 
@@ -30,7 +30,7 @@ class Block(nn.Module):
 
 
 class Judge(nn.Module):
-    """A small residual network with one linear head per attribute."""
+    """A small residual network that classifies each of 4 x 4 places, so that a pair is two places and not one blur."""
 
     def __init__(self, width=32):
         super().__init__()
@@ -39,13 +39,19 @@ class Judge(nn.Module):
             nn.Conv2d(3, w, 3, 2, 1, bias=False), nn.BatchNorm2d(w), nn.ReLU(),
             Block(w, w, 1), Block(w, 2 * w, 2), Block(2 * w, 4 * w, 2), Block(4 * w, 4 * w, 1), Block(4 * w, 8 * w, 2),
         )  # fmt: skip
-        self.heads = nn.ModuleDict({name: nn.Linear(16 * w, len(values)) for name, values in HEADS.items()})
+        self.places = nn.ModuleDict({name: nn.Conv2d(8 * w, len(HEADS[name]), 1) for name in ("subject", "colour")})
+        self.whole = nn.ModuleDict({name: nn.Linear(16 * w, len(HEADS[name])) for name in ("medium", "background")})
 
     def forward(self, x):
-        """Pictures (n, 3, 64, 64) in -1..1 to a dict of logits, one (n, classes) array per attribute."""
+        """Pictures (n, 3, 64, 64) in -1..1 to a dict of logits, one (n, classes) array per attribute.
+
+        What stands at one place (subject, colour) is pooled by a soft maximum over places; what fills the picture
+        (medium, background) is read from the mean and the maximum of the features.
+        """
         features = self.body(x)
         pooled = torch.cat([features.mean((2, 3)), features.amax((2, 3))], 1)
-        return {name: head(pooled) for name, head in self.heads.items()}
+        local = {name: head(features).flatten(2).logsumexp(2) for name, head in self.places.items()}
+        return local | {name: head(pooled) for name, head in self.whole.items()}
 
 
 def fit(pictures, small, folder, steps=STEPS):
@@ -81,7 +87,7 @@ def look(judge, images, batch=256):
     """What the judge sees in pictures (n, 128, 128, 3) uint8: a dict of probabilities, one (n, classes) array per attribute."""
     parts = []
     for i in range(0, len(images), batch):
-        x = torch.from_numpy(np.ascontiguousarray(images[i : i + batch])).to(device()).permute(0, 3, 1, 2).float()
+        x = torch.from_numpy(np.array(images[i : i + batch])).to(device()).permute(0, 3, 1, 2).float()
         x = F.interpolate(x, size=64, mode="bilinear", antialias=True) / 127.5 - 1
         parts.append({k: v.float().softmax(-1).cpu().numpy() for k, v in judge(x).items()})
     return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}

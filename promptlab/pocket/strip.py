@@ -9,7 +9,7 @@ from promptlab.pocket.captions import BACKGROUND_WORDS, EFFECT_WORDS, MEDIUM_WOR
 from promptlab.pocket.pairs import GOOD
 from promptlab.pocket.subjects import KINDS, with_article
 from promptlab.pocket.suffixes import bootstrap, subjects_per_kind
-from promptlab.runtime import data_dir, write_atomically
+from promptlab.runtime import write_atomically
 
 TRIES, CHOOSE, SHOW = 16, (90_001, 90_002), (91_001, 91_002, 91_003, 91_004)  # seeds to choose by and to score by never meet
 FEATURED = ("fish", "castle", "rocket", "cupcake", "tulip", "fox")
@@ -18,7 +18,10 @@ FEATURED = ("fish", "castle", "rocket", "cupcake", "tulip", "fox")
 def keyword_rewrites(prompt, rng, count=TRIES):
     """`count` rewrites of a prompt with a random medium, background and effect each."""
     pick = lambda table, keys: rng.choice(table[rng.choice(keys)])  # noqa: E731
-    suffixes = [f"{pick(MEDIUM_WORDS, list(MEDIUM_WORDS))}, {pick(BACKGROUND_WORDS, list(BACKGROUND_WORDS))}, {pick(EFFECT_WORDS, GOOD)}" for _ in range(count)]
+    suffixes = [
+        f"{pick(MEDIUM_WORDS, list(MEDIUM_WORDS))}, {pick(BACKGROUND_WORDS, list(BACKGROUND_WORDS))}, {pick(EFFECT_WORDS, GOOD)}"
+        for _ in range(count)
+    ]
     return [f"{prompt}, {suffix}" for suffix in suffixes]
 
 
@@ -36,7 +39,11 @@ def measure(scorer, per_kind=6):
     """Gold of best-of-16 against plain on seeds it was not chosen by, for six subjects of every kind; a results record."""
     prompts = [with_article(s) for s in subjects_per_kind(per_kind, seed=3)]
     chosen, seeds = best_of_n(scorer, prompts), list(SHOW)
-    rate = lambda texts: np.array([f["gold"] for f in scorer.gallery.facts([t for t in texts for _ in seeds], seeds * len(texts), progress=True)])  # noqa: E731
+
+    def rate(texts):
+        facts = scorer.gallery.facts([t for t in texts for _ in seeds], seeds * len(texts), progress=True)
+        return np.array([f["gold"] for f in facts])
+
     gain = (rate(chosen) - rate(prompts)).reshape(len(prompts), -1).mean(1)
     mean, low, high = bootstrap(gain)
     base = {"set": "bare labels", "method": "best_of_n", "versus": "plain", "metric": "gold"}
@@ -45,8 +52,9 @@ def measure(scorer, per_kind=6):
 
 def draw(scorer, path):
     """Write the strip: plain prompts above, their rewrites below, the same seed in a column."""
-    import matplotlib.pyplot as plt
     from textwrap import fill
+
+    import matplotlib.pyplot as plt
 
     prompts = [with_article(s) for s in FEATURED]
     chosen = best_of_n(scorer, prompts)
@@ -63,9 +71,15 @@ def draw(scorer, path):
     plt.close(figure)
 
 
-def write(scorer):
-    """Write `data/figures/strip.png` and `data/pocket/results.json`, and print the README's number."""
-    draw(scorer, data_dir() / "figures" / "strip.png")
+def write(out):
+    """Write `figures/strip.png` beside the world in `out` and `results.json` into it, and print the README's number."""
+    from promptlab.pocket.build import build_folder, preset_for
+    from promptlab.rewards import Scorer
+
+    scorer = Scorer(preset_for(out), build_folder() / "cache")
+    draw(scorer, out.parent / "figures" / "strip.png")
     record = measure(scorer)
-    write_atomically(data_dir() / "pocket" / "results.json", json.dumps([record], indent=1))
-    print(f"gold {record['mean']:+.2f} [{record['low']:+.2f}, {record['high']:+.2f}], {record['n']} prompts of {len(KINDS)} kinds, {record['seeds']} seeds each")
+    write_atomically(out / "results.json", json.dumps([record], indent=1))
+    print(
+        f"gold {record['mean']:+.2f} [{record['low']:+.2f}, {record['high']:+.2f}], {record['n']} prompts of {len(KINDS)} kinds, {record['seeds']} seeds each"
+    )

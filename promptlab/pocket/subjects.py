@@ -57,8 +57,8 @@ def with_article(noun: str, colour: str | None = None) -> str:
     phrase = f"{colour} {noun}" if colour else noun
     if noun in NO_ARTICLE:
         return phrase
-    # "a unicorn", "a ufo", but "an umbrella": the vowel sound decides, not the letter.
-    vowel = phrase[0] in "aeiou" and not phrase.startswith(("unicorn", "ufo"))
+    # "a unicorn", "a ufo", but "an umbrella" and "an hourglass": the vowel sound decides, not the letter.
+    vowel = phrase.startswith("hour") or (phrase[0] in "aeiou" and not phrase.startswith(("unicorn", "ufo")))
     return f"{'an' if vowel else 'a'} {phrase}"
 
 

@@ -22,7 +22,7 @@ def suffix(combination) -> str:
 def subjects_per_kind(count, seed):
     """`count` subjects of every kind, chosen by seed, in the order of KINDS."""
     rng = np.random.default_rng(seed)
-    return [s for kind in KINDS for s in rng.choice([x for x in SUBJECTS if KIND[x] == kind], count, replace=False)]
+    return [str(s) for kind in KINDS for s in rng.choice([x for x in SUBJECTS if KIND[x] == kind], count, replace=False)]
 
 
 def best_choices(scores, kinds, weights):
@@ -48,7 +48,8 @@ def compare(rate, per_kind=4, fresh=8, seed=0):
     (mean, low, high) triples `plain`, `fixed`, `by kind`, `fixed - plain`, `by kind - fixed`, the chosen combinations and
     the largest share of subjects that one medium is best for.
     """
-    chosen_on = subjects_per_kind(per_kind, seed)
+    drawn = np.array(subjects_per_kind(per_kind + fresh, seed)).reshape(len(KINDS), -1)
+    chosen_on, scored_on = drawn[:, :per_kind].ravel().tolist(), drawn[:, per_kind:].ravel().tolist()
     kinds = np.array([KIND[s] for s in chosen_on])
     share = {kind: sum(k == kind for k in KIND.values()) for kind in KINDS}
     weight = lambda subjects: np.array([share[KIND[s]] for s in subjects], float)  # noqa: E731
@@ -56,7 +57,6 @@ def compare(rate, per_kind=4, fresh=8, seed=0):
     fixed, by_kind = best_choices(scores, kinds, weight(chosen_on))
     media = np.array([COMBINATIONS[i][0] for i in scores.argmax(1)])
     share_of_best = {m: float(weight(chosen_on)[media == m].sum() / weight(chosen_on).sum()) for m in MEDIA}
-    scored_on = [s for s in subjects_per_kind(per_kind + fresh, seed) if s not in chosen_on]
     seeds = (1, 2)
     ask = [(s, c, z) for s in scored_on for c in (None, COMBINATIONS[fixed], COMBINATIONS[by_kind[KIND[s]]]) for z in seeds]
     plain, suffixed, suited = np.array(rate(ask)).reshape(len(scored_on), 3, len(seeds)).mean(2).T

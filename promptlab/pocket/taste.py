@@ -19,7 +19,7 @@ wild        .3  -.2   -.5    .0    .1  1.0   -.7   .0   -.2   |  -.4   -.2    .2
 plant       .2  -.5   -.6    .2   1.0   .4   -.7   .4   -.4   |  -.2    .1    .3   -.6    .6   -.5   .8     |  -.1    -.5
 food       1.0   .3   -.6   -.5   -.1   .2   -.4  -.7   -.9   |  -.2   1.0   -.2   -.6   -.3   -.6  -.5     |   .9     .3
 place       .2  -.2   -.2    .2    .3  1.0   -.4   .5    .4   |  -.6   -.6   1.0    .4    .2   -.2   .3     |   .7     .4
-vehicle     .2   .5    .1   -.4   -.5  -.2   1.0  -.5    .1   |  -.5    .1    .3   1.0   -.6   -.3  -.1     |   .8     .9
+vehicle     .2   .5    .1   -.4   -.5  -.2   1.0  -.5    .1   |  -.5    .1    .3   1.0   -.6   -.3  -.1     |   .7    1.5
 thing       .1  1.0   -.1    .0   -.3  -.2    .2  -.4   -.5   |  -.3    .9   -.2    .3   -.5   -.7  -.1     |   .1     .0
 """
 WEIGHTS = {"fit": 1.0, "colour": 0.6, "contrast": 0.5, "sharpness": 0.5, "separation": 0.25, "exposure": 0.35, "clipped": 0.8}
@@ -77,8 +77,11 @@ def gold(images, seen):
     off = lambda name, column: np.clip(np.abs(facts[name] - kind @ wanted[:, column]) - 0.3, 0, 2.5)  # noqa: E731
     w = WEIGHTS
     total = w["fit"] * fit - w["colour"] * off("colour", 0) - w["contrast"] * off("contrast", 1)
-    total += w["sharpness"] * np.clip(facts["sharpness"], -3, 0.6) + w["separation"] * np.clip(facts["separation"], -1.5, 1.5)
-    total -= w["exposure"] * np.clip(np.abs(facts["exposure"]) - 0.7, 0, 3) + w["clipped"] * np.clip(facts["clipped"] - 0.5, 0, 3)
+    total += w["sharpness"] * np.clip(facts["sharpness"], -3, 1) + w["separation"] * np.clip(facts["separation"], -1.5, 1.5)
+    # Too bright is worse than too dark: were they equal, overexposure would repair every night scene.
+    total -= w["exposure"] * (np.clip(facts["exposure"] - 0.7, 0, 3) + 0.3 * np.clip(-facts["exposure"] - 1.2, 0, 3)) + w[
+        "clipped"
+    ] * np.clip(facts["clipped"] - 0.5, 0, 3)
     return 1 + 9 / (1 + np.exp(-SLOPE * (total - CENTRE)))
 
 

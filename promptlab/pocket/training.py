@@ -23,7 +23,7 @@ def save_atomically(state: dict, path: Path):
     try:
         torch.save(state, partial)
         os.replace(partial, path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         partial.unlink(missing_ok=True)
         raise PromptlabError(f"Could not write {path} ({error}). Free some space and run the same command: it resumes.") from error
 
@@ -64,13 +64,18 @@ def train(name, folder, steps, modules, loss_of, lr, batch, size, ema=(), lr_sca
     average = {k: copy.deepcopy(modules[k]).requires_grad_(False).eval() for k in ema}
     start, state = 0, load_checkpoint(path)
     if state:
-        start = state["step"]
-        for k, m in modules.items():
-            m.load_state_dict(state["modules"][k])
-        for k, m in average.items():
-            m.load_state_dict(state["average"][k])
-        if "optimiser" in state and start < steps:
-            optimiser.load_state_dict(state["optimiser"])
+        try:
+            start = state["step"]
+            for k, m in modules.items():
+                m.load_state_dict(state["modules"][k])
+            for k, m in average.items():
+                m.load_state_dict(state["average"][k])
+            if "optimiser" in state and start < steps:
+                optimiser.load_state_dict(state["optimiser"])
+        except (KeyError, TypeError, RuntimeError, ValueError) as error:
+            raise PromptlabError(
+                f"{path} belongs to another model ({type(error).__name__}). Delete it to start this stage again."
+            ) from error
     progress, saved, smooth = bar(total=steps, initial=start, desc=name), time.monotonic(), None
 
     def checkpoint(step, final=False):

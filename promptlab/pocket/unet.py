@@ -1,5 +1,7 @@
 """Stage (c): the denoiser, diffusers' UNet2DConditionModel over latents, with the CLIP's text tower as text encoder."""
 
+import json
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -89,3 +91,6 @@ def save(unet, text_encoder, vae, scaling_factor, tokenizer, folder):
     )  # fmt: skip
     pipe.to(torch.float16).save_pretrained(folder)
     pipe.to(torch.float32)
+    # transformers would read the half precision of the file back, diffusers would not, and the two would not fit together.
+    path = folder / "text_encoder" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"dtype": "float32"}, indent=2))

@@ -1,0 +1,248 @@
+"""Embeddings, scores and the paper's reward, recomputed by hand, by numpy and by plain open_clip."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.special import erf
+
+from promptlab import rewards
+from promptlab.rewards import (
+    Calibration,
+    Scores,
+    aesthetic_head,
+    calibrate,
+    load_aesthetic,
+    load_calibration,
+    mean_per_pair,
+    promptist_reward,
+)
+from promptlab.runtime import PromptlabError
+
+PLAIN, REWRITTEN, SEEDS = ["a frog", "a castle", "a blue dog"], ["a frog, oil painting", "a castle", "a cat, neon sign"], [5, 3]
+
+
+def pictures(size=128, count=6):
+    """Smooth blobs with some noise: what an antialiasing filter must treat as PIL does."""
+    rng = np.random.default_rng(size)
+    coarse = rng.integers(0, 256, (count, 8, 8, 3), np.uint8)
+    smooth = np.stack([np.asarray(Image.fromarray(c).resize((size, size), Image.BICUBIC)) for c in coarse]).astype(float)
+    return np.clip(smooth + rng.normal(0, 20, smooth.shape), 0, 255).astype(np.uint8)
+
+
+# --- CLIP -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [128, 200, 64])
+def test_images_are_embedded_as_plain_open_clip_does(tiny_world, tiny_clip, size):
+    """Through PIL and open_clip's own preprocessing; PIL rounds to 8 bits in between, hence the tolerance."""
+    import open_clip
+
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tiny_world / 'clip'}")
+    images = pictures(size)
+    with torch.no_grad():
+        x = torch.stack([preprocess(Image.fromarray(i)) for i in images])
+        theirs = torch.nn.functional.normalize(model.eval().encode_image(x), dim=-1).numpy()
+    ours = tiny_clip.embed_images(images, batch=4)
+    assert ours.dtype == np.float32 and ours.shape == (6, 256)
+    np.testing.assert_allclose(np.linalg.norm(ours, axis=1), 1, atol=1e-5)
+    spread = np.linalg.norm(theirs - theirs.mean(0), axis=1).mean()
+    assert np.linalg.norm(ours - theirs, axis=1).max() < 0.03 * spread, "closer than 3 % of what tells two pictures apart"
+
+
+def test_texts_are_embedded_as_plain_open_clip_does(tiny_world, tiny_clip):
+    import open_clip
+
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{tiny_world / 'clip'}")
+    texts = ["a frog", "a castle at sunset", "🐸 צפרדע", "word " * 200]
+    with torch.no_grad():
+        theirs = model.eval().encode_text(open_clip.get_tokenizer(f"local-dir:{tiny_world / 'clip'}")(texts), normalize=True)
+    np.testing.assert_allclose(tiny_clip.embed_texts(texts), theirs.numpy(), atol=1e-5)
+
+
+def test_no_pictures_have_no_embeddings(tiny_clip):
+    assert tiny_clip.embed_images(np.empty((0, 128, 128, 3), np.uint8)).shape == (0, 256)
+
+
+# --- the aesthetic head ---------------------------------------------------------------------------------------------
+
+
+def test_the_head_has_a_shape_like_laions():
+    shapes = [tuple(m.weight.shape) for m in aesthetic_head() if isinstance(m, torch.nn.Linear)]
+    assert shapes == [(512, 256), (64, 512), (1, 64)]
+    assert aesthetic_head(512, 32)(torch.zeros(5, 512)).shape == (5, 1)
+
+
+def test_the_head_rates_as_numpy_does(tiny_preset, tiny_world):
+    from safetensors.numpy import load_file
+
+    w = {k: v.astype(np.float64) for k, v in load_file(tiny_world / "aesthetic" / "model.safetensors").items()}
+    gelu = lambda x: x * (1 + erf(x / math.sqrt(2))) / 2  # noqa: E731
+    x = np.random.default_rng(0).standard_normal((9, 256))
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    layer = lambda v, i: v @ w[f"{i}.weight"].T + w[f"{i}.bias"]  # noqa: E731
+    normed = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-5)
+    expected = layer(gelu(layer(gelu(layer(normed, 1)), 4)), 6)[:, 0]
+    rate = load_aesthetic(tiny_preset)
+    np.testing.assert_allclose(rate(x).numpy(), expected, atol=1e-4)
+    assert torch.equal(rate(x), rate(x)), "no dropout when rating"
+
+
+# --- the reward -----------------------------------------------------------------------------------------------------
+
+
+def scores(aesthetic, plain, relevance, pair=None):
+    t = torch.tensor
+    return Scores(t(pair or [0] * len(plain)), t(list(range(len(plain)))), t(aesthetic), t(plain), t(relevance), t(relevance))
+
+
+PAPER = Calibration(20.0, 0.28, 1.0)
+
+
+def test_the_papers_reward_by_hand():
+    """20 x (cos - .28), never above 0, plus the aesthetic gain."""
+    s = scores([6.0, 5.0, 5.5], [5.5, 5.5, 5.5], [0.26, 0.30, 0.28])
+    torch.testing.assert_close(promptist_reward(s, PAPER), torch.tensor([0.5 - 0.4, -0.5, 0.0]))
+    torch.testing.assert_close(promptist_reward(s, Calibration(10.0, 0.29, 2.0)), torch.tensor([1.0 - 0.3, -1.0, -0.1]))
+
+
+def test_each_picture_is_clamped_before_the_mean():
+    """Relevances .38 and .18 average .28, which costs nothing; but one picture lost the subject, and that costs 2 / 2."""
+    s = scores([5.0, 5.0], [5.0, 5.0], [0.38, 0.18])
+    assert mean_per_pair(promptist_reward(s, PAPER), s).tolist() == pytest.approx([-1.0])
+    averaged_first = scores([5.0], [5.0], [0.28])
+    assert promptist_reward(averaged_first, PAPER).tolist() == pytest.approx([0.0], abs=1e-6)
+
+
+def test_means_are_per_pair_in_any_order():
+    s = scores([1.0] * 5, [0.0] * 5, [0.5] * 5, pair=[2, 0, 2, 1, 2])
+    assert mean_per_pair(torch.tensor([3.0, 5.0, 6.0, 7.0, 0.0]), s).tolist() == [5.0, 7.0, 3.0]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_reward_that_is_no_number_names_its_pair(bad):
+    s = scores([1.0] * 4, [0.0] * 4, [0.5] * 4, pair=[0, 0, 1, 1])
+    with pytest.raises(PromptlabError, match=rf"pair 1 is \[1\.0, {bad}\]"):
+        mean_per_pair(torch.tensor([0.0, 0.0, 1.0, bad]), s)
+
+
+def test_a_calibration_explains_itself():
+    text = str(Calibration(31.25, 0.1234, 1.5))
+    for part in ("31.2", "0.123", "1.50", "20", "0.28", "0.34"):
+        assert part in text
+
+
+# --- scoring --------------------------------------------------------------------------------------------------------
+
+
+def test_plain_and_rewritten_prompts_share_their_seeds(tiny_scorer, monkeypatch):
+    drawn, generate = [], tiny_scorer.gallery.generator.generate
+    monkeypatch.setattr(tiny_scorer.gallery.generator, "generate", lambda p, s: drawn.extend(zip(p, s, strict=True)) or generate(p, s))
+    tiny_scorer.score(PLAIN, REWRITTEN, SEEDS)
+    assert set(drawn) == {(p, s) for p in PLAIN + REWRITTEN for s in SEEDS}
+    assert len(drawn) == len(set(drawn)), "an unchanged prompt is drawn once"
+
+
+def test_scores_have_a_row_per_picture(tiny_scorer, tiny_generator):
+    s = tiny_scorer.score(PLAIN, REWRITTEN, SEEDS)
+    assert len(s) == 6 and s.pair.tolist() == [0, 0, 1, 1, 2, 2] and s.seed.tolist() == [5, 3] * 3
+    draw = lambda prompts: tiny_scorer.clip.embed_images(tiny_generator.generate([p for p in prompts for _ in SEEDS], SEEDS * 3))  # noqa: E731
+    before, after = draw(PLAIN), draw(REWRITTEN)
+    words = tiny_scorer.clip.embed_texts([p for p in PLAIN for _ in SEEDS])
+    for found, expected in [(s.aesthetic, tiny_scorer.rate(after)), (s.aesthetic_plain, tiny_scorer.rate(before)),
+                            (s.relevance, (after * words).sum(1)), (s.relevance_plain, (before * words).sum(1))]:  # fmt: skip
+        assert found.dtype == torch.float32 and found.shape == (6,)
+        np.testing.assert_allclose(found.numpy(), np.asarray(expected), atol=2e-4)
+    assert torch.equal(s.aesthetic[2:4], s.aesthetic_plain[2:4]), "an unchanged prompt gains exactly nothing"
+    assert s.relevance.unique().numel() == 6, "every picture counts"
+
+
+def test_relevance_is_measured_against_what_the_person_typed(tiny_scorer):
+    """Trap 8 of the peers: not against the rewrite, and not against the first prompt of the batch."""
+    together = tiny_scorer.score(PLAIN, REWRITTEN, SEEDS)
+    for i in range(3):
+        alone = tiny_scorer.score(PLAIN[i : i + 1], REWRITTEN[i : i + 1], SEEDS)
+        assert torch.equal(alone.relevance, together.relevance[2 * i : 2 * i + 2])
+    other = tiny_scorer.score(["a whale"] * 3, REWRITTEN, SEEDS)
+    assert not torch.equal(other.relevance, together.relevance) and torch.equal(other.aesthetic, together.aesthetic)
+
+
+def test_rewards_are_the_mean_over_seeds(tiny_scorer):
+    s, c = tiny_scorer.score(PLAIN, REWRITTEN, SEEDS), tiny_scorer.calibration
+    n = {k: getattr(s, k).numpy().astype(float) for k in ("aesthetic", "aesthetic_plain", "relevance")}
+    per_image = c.aesthetic_scale * (n["aesthetic"] - n["aesthetic_plain"]) + np.minimum(
+        0, c.relevance_slope * (n["relevance"] - c.relevance_threshold)
+    )
+    np.testing.assert_allclose(tiny_scorer.rewards(PLAIN, REWRITTEN, SEEDS).numpy(), per_image.reshape(3, 2).mean(1), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "plain, rewritten, seeds", [(["a frog"], [], [1]), ([], [], [1]), (["a frog"], ["a frog"], []), (["a", "b"], ["a"], [1])]
+)
+def test_lists_that_do_not_fit_are_refused(tiny_scorer, plain, rewritten, seeds):
+    with pytest.raises(PromptlabError, match=f"got {len(plain)}, {len(rewritten)}, {len(seeds)}"):
+        tiny_scorer.score(plain, rewritten, seeds)
+
+
+def test_an_empty_prompt_is_named(tiny_scorer):
+    with pytest.raises(PromptlabError, match="' '"):
+        tiny_scorer.score([" "], ["a frog"], [1])
+
+
+def test_scoring_again_draws_and_embeds_nothing(tiny_scorer, monkeypatch):
+    first = tiny_scorer.score(PLAIN, REWRITTEN, SEEDS)
+    for owner, name in ((tiny_scorer.gallery.generator, "generate"), (tiny_scorer.clip, "embed_images"), (tiny_scorer.clip, "embed_texts")):
+        monkeypatch.setattr(owner, name, lambda *_, **__: pytest.fail("computed again"))
+    again = tiny_scorer.score(PLAIN, REWRITTEN, SEEDS)
+    assert all(torch.equal(getattr(first, f.name), getattr(again, f.name)) for f in dataclasses.fields(Scores))
+
+
+# --- calibration ----------------------------------------------------------------------------------------------------
+
+
+def test_calibration_recomputed_by_numpy(tiny_scorer):
+    plain, seeds = ["a frog", "a castle", "a dog", "grapes"], [1, 2, 3]
+    found, s = calibrate(tiny_scorer, plain, seeds), tiny_scorer.score(plain, plain, seeds)
+    table = {k: getattr(s, k).numpy().astype(float).reshape(4, 3) for k in ("relevance", "aesthetic")}
+    within = {k: math.sqrt(np.mean([np.var(row, ddof=1) for row in v])) for k, v in table.items()}
+    assert found.relevance_slope == pytest.approx(20 * 0.017 / within["relevance"], rel=1e-3)
+    assert found.aesthetic_scale == pytest.approx(0.26 / within["aesthetic"], rel=1e-3)
+    assert (
+        sorted(table["relevance"].ravel())[5] <= found.relevance_threshold + 1e-6
+        and found.relevance_threshold <= sorted(table["relevance"].ravel())[6] + 1e-6
+    )
+    # The point of it: noise between the pictures of one prompt is then worth what it is worth in the paper.
+    scaled = Scores(s.pair, s.seed, s.aesthetic, torch.zeros(12), s.relevance - 10, s.relevance)
+    only_relevance = promptist_reward(scaled, dataclasses.replace(found, aesthetic_scale=0.0)).numpy().reshape(4, 3)
+    assert math.sqrt(only_relevance.var(1, ddof=1).mean()) == pytest.approx(0.34, rel=0.02)
+
+
+def test_calibration_needs_two_seeds_and_says_so(tiny_scorer):
+    """The spread of one picture is no number; written to a file it would make every reward NaN."""
+    with pytest.raises(PromptlabError, match="seed"):
+        calibrate(tiny_scorer, ["a frog", "a castle"], [1])
+
+
+def test_calibration_is_read_from_the_presets_file(tiny_preset, tmp_path):
+    assert load_calibration(tiny_preset) == Calibration(30.0, 0.02, 2.0)
+    good = {"relevance_slope": 1.0, "relevance_threshold": 2.0, "aesthetic_scale": 3.0}
+    path = tmp_path / "calibration.json"
+    other = dataclasses.replace(tiny_preset, calibration=str(path))
+    for content in (None, "", "{", "[1, 2]", "{}", json.dumps(good | {"more": 1}), json.dumps({k: good[k] for k in list(good)[:2]})):
+        path.unlink(missing_ok=True)
+        if content is not None:
+            path.write_text(content)
+        with pytest.raises(PromptlabError, match=r"calibration\.json cannot be read.*python -m promptlab\.pocket"):
+            load_calibration(other)
+    path.write_text(json.dumps(good))
+    assert load_calibration(other) == Calibration(1.0, 2.0, 3.0)
+
+
+def test_a_world_without_a_calibration_yet_can_be_scored(tiny_preset, tiny_generator, tmp_path):
+    scorer = rewards.Scorer(dataclasses.replace(tiny_preset, calibration="nowhere.json"), tmp_path, calibration=False)
+    scorer.gallery.generator = tiny_generator
+    assert len(scorer.score(["a frog"], ["a frog"], [1])) == 1

@@ -1,0 +1,383 @@
+"""The clickable parts: their state and logic without a browser, and their views by ipywidgets' own click and drag."""
+
+import io
+import json
+import math
+import random
+import types
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+from promptlab import notebooks, widgets
+from promptlab.pocket.pictures import Picture
+from promptlab.rewards import Calibration, Scores, promptist_reward
+from promptlab.runtime import PromptlabError
+
+CALIBRATION = Calibration(relevance_slope=10.0, relevance_threshold=0.5, aesthetic_scale=0.5)
+
+
+def png(colour):
+    buffer = io.BytesIO()
+    Image.new("RGB", (128, 128), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+class FakeGallery:
+    """A picture of (prompt, seed) is one colour; its embedding is that colour; the judge believes every prompt but `wrong`."""
+
+    preset = types.SimpleNamespace(name="fake")
+
+    def __init__(self, wrong=(), judge=True):
+        self.wrong, self.judge, self.drawn = wrong, judge, 0
+
+    def colours(self, prompts, seeds):
+        self.drawn += len(prompts)
+        return [tuple(np.random.default_rng([s, *p.encode()]).integers(256, size=3).tolist()) for p, s in zip(prompts, seeds, strict=True)]
+
+    def embeddings(self, prompts, seeds, progress=False):
+        x = np.array(self.colours(prompts, seeds), np.float32) + 1
+        return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+    def thumbnails(self, prompts, seeds, progress=False):
+        return [png(c) for c in self.colours(prompts, seeds)]
+
+    def pictures(self, prompts, seeds, progress=False):
+        return np.stack([np.asarray(Image.open(io.BytesIO(p))) for p in self.thumbnails(prompts, seeds)])
+
+    def facts(self, prompts, seeds, progress=False):
+        subject = lambda p: "fox" if p in self.wrong else "frog"  # noqa: E731
+        return (
+            [{"gold": 5.0 + s, "subjects": [subject(p), "ant"], "colour": "blue"} for p, s in zip(prompts, seeds, strict=True)]
+            if self.judge
+            else [{} for _ in prompts]
+        )
+
+
+class FakeScorer:
+    def __init__(self, **kwargs):
+        self.gallery = FakeGallery(**kwargs)
+
+    def texts(self, prompts):
+        return self.gallery.embeddings(prompts, [0] * len(prompts))
+
+    def score(self, plain, rewritten, seeds, progress=False):
+        n, g = len(plain) * len(seeds), torch.Generator().manual_seed(0)
+        column = lambda: torch.rand(n, generator=g)  # noqa: E731
+        return Scores(
+            torch.arange(len(plain)).repeat_interleave(len(seeds)),
+            torch.tensor(list(seeds) * len(plain)),
+            column(),
+            column(),
+            column(),
+            column(),
+        )
+
+
+def make_sheet(count=20, **kwargs):
+    return widgets.ContactSheet(FakeScorer(**kwargs), ["a blue frog"] * count, [f"a blue frog, way {i}" for i in range(count)], [1, 2])
+
+
+def make_ranking(log, count=4):
+    return widgets.RankTwelve([f"a frog, way {i}" for i in range(count)], [7] * count, [png((i, i, i)) for i in range(count)], log)
+
+
+# --- what the person asked for -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text, claim",
+    [
+        ("a frog", Picture(("frog",))),
+        ("A Blue Frog, oil painting", Picture(("frog",), "blue")),
+        ("a hot dog and a castle", Picture(("hot dog", "castle"))),
+        ("a frog, a frog, a frog", Picture(("frog",))),
+        ("a blue sky over a frog", Picture(("frog",))),
+        ("frogs", None),
+        ("\u202e\U0001f438", None),
+    ],
+)
+def test_content_words(text, claim):
+    assert widgets.content_of(text) == claim
+
+
+# --- contact sheet --------------------------------------------------------------------------------------------------
+
+
+def test_sheet_has_one_row_per_picture():
+    sheet = widgets.ContactSheet(FakeScorer(wrong=["a frog, swapped"]), ["a frog", "a frog"], ["a frog, kept", "a frog, swapped"], [1, 2])
+    assert len(sheet) == 4 and sheet.prompts == ["a frog, kept"] * 2 + ["a frog, swapped"] * 2 and sheet.seeds == [1, 2, 1, 2]
+    assert sheet.kept.tolist() == [True, True, False, False]
+    assert sheet.gold.tolist() == [6, 7, 6, 7]
+    assert sheet.pictures([3, 0]).shape == (2, 128, 128, 3) and sheet.similarity("a frog").shape == (4,)
+    assert sheet.similarity(sheet.prompts).shape == (4,)
+
+
+def test_sheet_top_is_best_first_and_ties_keep_their_order():
+    assert make_sheet(2).top(torch.tensor([1.0, 3.0, 1.0, 2.0]), 3) == [1, 3, 0]
+
+
+def test_sheet_pictures_side_by_side_and_on_axes():
+    import matplotlib.pyplot as plt
+
+    sheet = make_sheet(4)
+    assert sheet.collage([0, 1, 2], columns=2).shape == (256, 256, 3) and (sheet.collage([0, 1, 2], columns=2)[128:, 128:] == 255).all()
+    figure, ax = plt.subplots()
+    y = torch.arange(8.0)
+    assert sheet.scatter(ax, torch.zeros(8) + 0.1 * y, y, count=3)[:2] == [7, 0] and len(ax.artists) == 3
+    assert len(sheet.scatter(ax, y, y, count=99)) == 8
+    plt.close(figure)
+
+
+def test_sheet_says_what_the_judge_cannot_know():
+    with pytest.raises(PromptlabError, match="sofa"):
+        widgets.ContactSheet(FakeScorer(), ["a sofa"], ["a sofa, photo"], [1]).kept  # noqa: B018
+    with pytest.raises(PromptlabError, match="'fake' has no judge"):
+        make_sheet(1, judge=False).gold  # noqa: B018
+
+
+# --- ranking --------------------------------------------------------------------------------------------------------
+
+
+def test_ranking_is_blind_and_places_ties_and_leftovers(tmp_path):
+    r = make_ranking(tmp_path / "r.jsonl", 5)
+    assert sorted(r.letters.values()) == list("ABCDE") and r.ranks() is None
+    r.pick(3)
+    r.pick(0, tie=True)
+    r.pick(r.letters[4].lower())
+    assert r.ranks() == [1.5, 4.5, 4.5, 1.5, 3.0]
+
+
+def test_every_choice_is_on_disk_at_once_and_undo_too(tmp_path):
+    r = make_ranking(tmp_path / "deep" / "r.jsonl")
+    r.undo()  # nothing to take back, nothing written
+    for i in range(3):
+        r.pick(i)
+        assert len(r.log.read_text().splitlines()) == i + 1
+    r.undo()
+    events = [json.loads(line) for line in r.log.read_text().splitlines()]
+    assert [e["action"] for e in events] == ["pick"] * 3 + ["undo"] and events[1]["prompt"] == "a frog, way 1" and events[1]["seed"] == 7
+    assert r.ranks() == [1, 2, 3.5, 3.5]
+
+
+def test_undo_takes_a_tie_back(tmp_path):
+    r = make_ranking(tmp_path / "r.jsonl")
+    r.pick(0)
+    r.pick(1, tie=True)
+    r.undo()
+    assert r.groups == [[0]]
+
+
+def test_a_new_kernel_goes_on_and_other_pictures_do_not(tmp_path):
+    first = make_ranking(tmp_path / "r.jsonl")
+    first.pick(2)
+    first.pick(1)
+    with open(first.log, "ab") as file:
+        file.write(b'\nnot json\n[1, 2]\n{"set": 3}\n{"time": 1, "set": [["a fr')  # what a kill may leave
+    again = make_ranking(tmp_path / "r.jsonl")
+    assert again.groups == [[2], [1]] and again.letters == first.letters
+    again.pick(0)
+    assert make_ranking(tmp_path / "r.jsonl").groups == [[2], [1], [0]], "a line behind half a line is whole"
+    assert make_ranking(tmp_path / "r.jsonl", 5).groups == []
+
+
+def test_two_notebooks_choosing_the_same_picture_leave_one_choice(tmp_path):
+    one, other = make_ranking(tmp_path / "r.jsonl"), make_ranking(tmp_path / "r.jsonl")
+    one.pick(2)
+    other.pick(2)
+    assert make_ranking(tmp_path / "r.jsonl").groups == [[2]]
+
+
+@pytest.mark.parametrize("picture", ["Z", 99, "", 1])
+def test_wrong_picks_are_named_and_not_kept(tmp_path, picture):
+    r = make_ranking(tmp_path / "r.jsonl")
+    r.pick(1)
+    with pytest.raises(PromptlabError, match="not among those left"):
+        r.pick(picture)
+    assert r.ranked == [1] and len(r.log.read_text().splitlines()) == 1
+
+
+def test_a_choice_that_cannot_be_kept_is_not_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    r = make_ranking(tmp_path / "file" / "r.jsonl")
+    with pytest.raises(PromptlabError, match="PROMPTLAB_HOME"):
+        r.pick(0)
+    assert r.ranked == []
+
+
+def test_ranking_needs_matching_lists(tmp_path):
+    with pytest.raises(PromptlabError, match="2 to 26"):
+        widgets.RankTwelve(["a"], [1], [png("red")], tmp_path / "r.jsonl")
+
+
+def test_ranking_goes_to_the_run_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("PROMPTLAB_HOME", str(tmp_path))
+    monkeypatch.delenv("PROMPTLAB_PRESET", raising=False)
+    assert make_ranking(None).log == tmp_path.resolve() / "pocket" / "rewards" / "ranking.jsonl"
+
+
+def test_ranking_by_clicks(tmp_path):
+    r = make_ranking(tmp_path / "r.jsonl")
+    view = r.widget
+    html = " ".join(c.children[0].value for c in view.children[2].children)
+    assert "picture A" in html and "way" not in html, "blind: no prompt may show"
+    assert r._tie.disabled and r._back.disabled
+    r._buttons[2].click()
+    assert r._buttons[2].disabled and "place 1" in r._buttons[2].description and not r._back.disabled
+    r._tie.value = True
+    r._buttons[0].click()
+    assert r.groups == [[2, 0]] and not r._tie.value, "a tie is meant once"
+    r._back.click()
+    assert r.groups == [[2]] and not r._buttons[0].disabled
+    for i in (0, 1, 3):
+        r._buttons[i].click()
+    assert r._line.value == "<b>All 4 are ranked. Run the next cell.</b>" and r.ranks() == [2, 3, 1, 4]
+    assert isinstance(r.figure(), Figure)
+
+
+# --- sliders --------------------------------------------------------------------------------------------------------
+
+
+def test_sliders_start_at_the_papers_reward():
+    sheet = make_sheet()
+    sliders = widgets.RewardSliders(sheet, CALIBRATION)
+    assert sliders.values == {"aesthetic": 0.5, "slope": 10.0, "threshold": 0.5}
+    assert torch.equal(sliders.reward(), promptist_reward(sheet.scores, CALIBRATION))
+    assert sliders.rank() == sheet.top(promptist_reward(sheet.scores, CALIBRATION)) and len(sliders.rank()) == 16
+
+
+def test_sliders_rank_by_one_term_where_the_other_is_silent():
+    sheet = make_sheet()
+    s = sheet.scores
+    assert widgets.RewardSliders(sheet, CALIBRATION).set(slope=0).rank(5) == sheet.top(s.aesthetic - s.aesthetic_plain, 5)
+    all_pay = widgets.RewardSliders(sheet, CALIBRATION).set(aesthetic=0, threshold=99)
+    assert all_pay.values["threshold"] == pytest.approx(float(s.relevance.max())), "a value beyond the slider stops at its end"
+    assert all_pay.rank(5) == sheet.top(s.relevance, 5)
+
+
+def test_sliders_name_a_wrong_control():
+    with pytest.raises(PromptlabError, match="'weight': use aesthetic, slope, threshold"):
+        widgets.RewardSliders(make_sheet(), CALIBRATION).set(weight=1)
+
+
+def test_dragging_moves_pictures_and_draws_none():
+    sheet = make_sheet()
+    sliders = widgets.RewardSliders(sheet, CALIBRATION)
+    assert len(sliders.widget.children) == 6 and len(sliders._sliders) == 3
+    before, known = sliders._grid.value, set(sliders._tags)
+    drawn = sheet.scorer.gallery.drawn
+    for value in (0, 1, 2, 10):
+        sliders._sliders["slope"].value = value
+    assert sliders.values["slope"] == 10 and sliders._grid.value == before
+    sliders._sliders["slope"].value = 0
+    assert sliders._grid.value != before
+    assert sheet.scorer.gallery.drawn - drawn == len(set(sliders._tags) - known), "a thumbnail is read once"
+    sliders.set(slope=10)
+    assert sliders._sliders["slope"].value == 10 and sliders._grid.value == before
+
+
+def test_grid_says_everything_in_words_and_escapes_what_people_type():
+    plain, evil = "a blue frog", 'a blue frog <img src=x onerror="alert(1)">'
+    sheet = widgets.ContactSheet(FakeScorer(wrong=[evil]), [plain], [evil], [1])
+    grid = widgets.RewardSliders(sheet, CALIBRATION).html()
+    assert "onerror=&quot;" in grid and "<img src=x" not in grid and 'onerror="' not in grid
+    assert "<b>1.</b>" in grid and "seed 1" in grid and "words lost" in grid and "gold 6.0" in grid
+    assert "0 of 1 still show" in widgets.RewardSliders(sheet, CALIBRATION).summary()
+
+
+def test_grid_is_small_enough_to_drag():
+    assert len(widgets.RewardSliders(make_sheet(), CALIBRATION).html()) < 200_000
+
+
+def test_still_picture_where_nobody_can_click(monkeypatch):
+    monkeypatch.setenv("PROMPTLAB_HEADLESS", "1")
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    sliders = widgets.RewardSliders(make_sheet(), CALIBRATION)
+    sliders._ipython_display_()
+    assert isinstance(shown[0], Figure) and "widget" not in sliders.__dict__
+    text = shown[0].get_suptitle()
+    assert "relevance slope 10" in text and "mean gold" in text
+
+
+def test_live_only_in_a_kernel_with_a_reader(monkeypatch):
+    monkeypatch.delenv("PROMPTLAB_HEADLESS", raising=False)
+    assert not widgets.live()
+    monkeypatch.setattr("IPython.get_ipython", lambda: types.SimpleNamespace(kernel=object()))
+    assert widgets.live()
+    monkeypatch.setenv("PROMPTLAB_HEADLESS", "1")
+    assert not widgets.live()
+
+
+# --- the exercises of 02_rewards --------------------------------------------------------------------------------------
+
+
+def check_of(name, **names):
+    """A check function, as the folded cell of the notebook defines it."""
+    cells = nbformat.read(notebooks.find(["02_rewards"])[0], as_version=4).cells
+    source = next(c.source for c in cells if c.cell_type == "code" and f"def {name}(" in c.source)
+    space = {"torch": torch} | names
+    exec(source[: source.rindex("print(")], space)
+    return space[name]
+
+
+@pytest.mark.parametrize(
+    "answer, says",
+    [
+        (lambda r, k, r0: None, "not yet"),
+        (lambda r, k, r0: (k * (r - r0)).clamp(max=0).mean(1), "Right."),
+        (lambda r, k, r0: (k * (r - r0)).mean(1).clamp(max=0), "average first"),
+        (lambda r, k, r0: (k * (r - r0)).clamp(min=0).mean(1), "wrong side"),
+        (lambda r, k, r0: (k * (r - r0)).mean(1), "Nothing is clamped"),
+        (lambda r, k, r0: (k * (r - r0)).clamp(max=0).sum(1), "add up"),
+        (lambda r, k, r0: (k * (r - r0)).clamp(max=0).mean(0), "over prompts"),
+        (lambda r, k, r0: (k * (r - r0)).clamp(max=0), "Not this"),
+        (lambda r, k, r0: 3, "tensor"),
+    ],
+)
+def test_exercise_one_knows_its_wrong_answers(answer, says):
+    torch.manual_seed(0)
+    assert says in check_of("check_penalty")(answer)
+
+
+@pytest.mark.parametrize(
+    "answer, says",
+    [
+        (lambda sd, target: None, "not yet"),
+        (lambda sd, target: math.ceil((sd / target) ** 2), "Right."),
+        (lambda sd, target: math.ceil(sd / target), "square is missing"),
+        (lambda sd, target: int((sd / target) ** 2), "Round up"),
+        (lambda sd, target: round((sd / target) ** 2), "Round up"),
+        (lambda sd, target: 1000, "pictures give"),
+    ],
+)
+def test_exercise_two_knows_its_wrong_answers(answer, says):
+    random.seed(0)
+    assert says in check_of("check_budget")(answer)
+
+
+@pytest.mark.parametrize(
+    "answer, says",
+    [
+        (lambda s: None, "not yet"),
+        (lambda s: 100 * s.dark, "Right: 16"),
+        (lambda s: -s.dark, "sign"),
+        (lambda s: 0.5 * s.dark + 3 * s.aesthetic, "outvoted"),
+        (lambda s: s.aesthetic, "Which words"),
+        (lambda s: promptist_reward(s, CALIBRATION), "Which words"),
+        (lambda s: 1.0, "one number per picture"),
+    ],
+)
+def test_exercise_three_knows_its_wrong_answers(answer, says):
+    torch.manual_seed(0)
+    sheet = make_sheet(100)
+    sheet.facts = [{"medium": "silhouette" if i % 4 == 0 else "photo", "gold": 5.0} for i in range(200)]
+    s = sheet.scores
+    s.dark = torch.tensor([float(f["medium"] == "silhouette") for f in sheet.facts])
+    sheet.similarity = lambda text: 0.2 * s.dark + 0.01 * torch.rand(200)
+    s.aesthetic = s.aesthetic - s.dark  # a head that dislikes them, as ours does
+    assert says in check_of("check_silhouettes", sheet=sheet, s=s, c=CALIBRATION)(answer)
