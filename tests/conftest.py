@@ -148,9 +148,9 @@ def tiny_preset(tiny_world):
 
 @pytest.fixture(scope="session")
 def tiny_generator(tiny_preset):
-    from promptlab.generator import load_generator
-
     import torch
+
+    from promptlab.generator import load_generator
 
     return load_generator(tiny_preset, torch.float32)  # exactness is tested without the rounding of a CPU's bfloat16
 
