@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+from pathlib import Path
 
 import pytest
 

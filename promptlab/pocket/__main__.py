@@ -1,26 +1,27 @@
-"""`python -m promptlab.pocket build` trains the pocket world from nothing; `card` measures it again, `strip` remakes the README's picture."""
+"""`python -m promptlab.pocket build` trains the pocket world from nothing; the other verbs rehearse that and measure the result."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from promptlab.runtime import PromptlabError, data_dir
+from promptlab.runtime import PromptlabError, data_dir, home
+
+VERBS = """build: train every model (resumes where it stopped); rehearse: the same in miniature, to see that it works here;
+card: measure the models; strip: the README's picture and number"""
 
 
 def main(arguments=None) -> int:
     """Run one verb; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m promptlab.pocket", description="Build or measure the pocket world.")
-    parser.add_argument(
-        "verb",
-        choices=("build", "card", "strip"),
-        help="build: train every model (resumes where it stopped); card: measure them; strip: the README's picture and number",
-    )
+    parser.add_argument("verb", choices=("build", "rehearse", "card", "strip"), help=VERBS)
     parser.add_argument("--out", type=Path, default=data_dir() / "pocket", help="folder of the finished world (default: %(default)s)")
     chosen = parser.parse_args(arguments)
     from promptlab.pocket import build, card, strip
 
+    verbs = {"build": build.build, "rehearse": build.rehearse, "card": card.write, "strip": strip.write}
     try:
-        {"build": build.build, "card": card.write, "strip": strip.write}[chosen.verb](chosen.out)
+        # A rehearsal never writes over the real world.
+        verbs[chosen.verb](home() / "pocket" / "rehearsed" if chosen.verb == "rehearse" else chosen.out)
     except PromptlabError as error:
         print(error, file=sys.stderr)
         return 1

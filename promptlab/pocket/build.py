@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from promptlab.config import POCKET
-from promptlab.pocket import aesthetic, autoencoder, card, clip, judge, unet
+from promptlab.pocket import aesthetic, autoencoder, card, clip, judge, training, unet
 from promptlab.pocket.pairs import render_all, sample_pictures
 from promptlab.pocket.pictures import COLOURS
-from promptlab.pocket.subjects import SUBJECTS, with_article
+from promptlab.pocket.subjects import SUBJECTS, glyph, with_article
 from promptlab.rewards import Clip, Scorer, calibrate
 from promptlab.runtime import bar, home, write_atomically
 
@@ -24,7 +24,7 @@ PICTURES, SEED = 80_000, 1
 
 def build_folder() -> Path:
     """Where pictures and checkpoints live while building (about 6 GB)."""
-    folder = home() / "pocket" / "build"
+    folder = home() / "pocket" / ("rehearsal" if training.SHARE < 1 else "build")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -40,8 +40,10 @@ def once(path: Path, make):
 
 def training_pictures():
     """The specifications of all training pictures and their renders, uint8 (80000, 128, 128, 3) on disk."""
-    specs = sample_pictures(PICTURES, SEED)
-    return specs, render_all(specs, build_folder() / "pictures.npy", lambda it, total: bar(it, total=total, desc="pictures"))
+    specs, path = sample_pictures(max(500, int(PICTURES * training.SHARE)), SEED), build_folder() / "pictures.npy"
+    if not path.exists():
+        glyph(SUBJECTS[0])  # a missing font is said here, once, and not by every worker
+    return specs, render_all(specs, path, lambda it, total: bar(it, total=total, desc="pictures"))
 
 
 def tokenizer(specs):
@@ -69,7 +71,17 @@ def build(out: Path):
     save_safetensors(judge.fit(specs, small, folder), out / "judge" / "model.safetensors")
     save_safetensors(aesthetic_head(out, specs, images), out / "aesthetic" / "model.safetensors")
     write_calibration(out)
-    card.write(out)
+    if training.SHARE == 1:
+        card.write(out)
+
+
+def rehearse(out: Path):
+    """Run every stage for a thousandth of its steps, in a folder of its own: does it all work here, before hours are spent?"""
+    training.SHARE = 0.001
+    try:
+        build(out)
+    finally:
+        training.SHARE = 1
 
 
 def save_safetensors(module, path):

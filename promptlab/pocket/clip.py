@@ -147,7 +147,7 @@ def fit(pictures, small, tokenizer, folder, start=None, steps=None):
     """
     torch.manual_seed(0)
     seed = 1 if start else 0  # the second course sees other batches
-    model, facts = copy.deepcopy(start) or new_clip(len(tokenizer)), encode_attributes(pictures)
+    model, facts = copy.deepcopy(start).requires_grad_(True) if start else new_clip(len(tokenizer)), encode_attributes(pictures)
     name, steps = ("clip-second", steps or SECOND) if start else ("clip", steps or FIRST)
     rounds = [captions_for(pictures, 40 + r, claim_independently) for r in range(3)]
     claims = np.concatenate([encode_attributes(c) for c, _ in rounds])

@@ -14,6 +14,7 @@ from promptlab.runtime import PromptlabError, bar, device
 # threads inherit the setting when they start, so it must stand before the first parallel operation.
 torch.set_flush_denormal(True)
 
+SHARE = 1  # of every stage's steps; a rehearsal of the build makes it smaller
 SAVE_EVERY = 120  # seconds: what a kill can cost at most
 
 
@@ -55,7 +56,7 @@ def train(name, folder, steps, modules, loss_of, lr, batch, size, ema=(), lr_sca
     `size`, computed under bf16 autocast; `lr_scale` per-module learning-rate factors; `log` a file for `step loss` lines.
     Every step seeds itself from (seed, step), so a run that was killed and resumed ends in the same weights.
     """
-    dev, path = device(), folder / f"{name}.ckpt"
+    dev, path, steps = device(), folder / f"{name}.ckpt", max(2, int(steps * SHARE))
     for module in modules.values():
         module.to(dev).train()
     groups = [{"params": m.parameters(), "lr": lr * (lr_scale or {}).get(k, 1.0)} for k, m in modules.items()]
