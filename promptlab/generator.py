@@ -25,9 +25,11 @@ class Generator:
         from diffusers import AutoencoderTiny, StableDiffusionPipeline, UNet2DConditionModel
         from diffusers.utils import logging
         from transformers import CLIPTextModel
+        from transformers.utils import logging as transformers_logging
 
         logging.set_verbosity_error()  # the pipeline warns about AutoencoderTiny, which it draws with all the same
         logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()
         self.folder, self.steps, self.guidance, self.batch = Path(folder), steps, guidance, batch
         kinds = {"unet": UNet2DConditionModel, "vae": AutoencoderTiny, "text_encoder": CLIPTextModel}
         files = {part: self.folder / part / ("model" if part == "text_encoder" else "diffusion_pytorch_model") for part in kinds}

@@ -117,8 +117,8 @@ def paired(differences, score="reward"):
     return figure
 
 
-def slopes(before, after, labels, score="reward"):
-    """A thin line from each number in `before` to its partner in `after`, and a thick one for the means. `labels` names the two ends."""
+def slopes(before, after, labels, score="reward", what=None):
+    """A thin line from each number in `before` to its partner in `after`, and a thick one for the means. `labels` names the ends, `what` the axis."""
     import matplotlib.pyplot as plt
 
     figure, ax = plt.subplots(figsize=(4.6, 3), layout="constrained")
@@ -130,7 +130,7 @@ def slopes(before, after, labels, score="reward"):
         ax.annotate(f"{means[x]:{FORMATS[score]}}", (x, means[x]), (away, 0), textcoords="offset points", ha=side, va="center")
     ax.set_xticks((0, 1), labels)
     ax.set_xlim(-0.4, 1.4)
-    ax.set_ylabel(score)
+    ax.set_ylabel(what or score)
     ax.spines[["top", "right"]].set_visible(False)
     plt.close(figure)
     return figure
