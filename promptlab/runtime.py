@@ -32,7 +32,7 @@ def home() -> Path:
 def data_dir() -> Path:
     """The folder of shipped weights and data: `data/` of the checkout, else the copy inside the installed package."""
     root = checkout()
-    return root / "data" if root and (root / "data").is_dir() else PACKAGE / "_data"
+    return root / "data" if root else PACKAGE / "_data"
 
 
 # How a reader gets broken weights back.

@@ -56,7 +56,8 @@ def train(name, folder, steps, modules, loss_of, lr, batch, size, ema=(), lr_sca
     `size`, computed under bf16 autocast; `lr_scale` per-module learning-rate factors; `log` a file for `step loss` lines.
     Every step seeds itself from (seed, step), so a run that was killed and resumed ends in the same weights.
     """
-    dev, path, steps = device(), folder / f"{name}.ckpt", max(2, int(steps * SHARE))
+    dev, path = device(), folder / f"{name}.ckpt"
+    steps = max(2, int(steps * SHARE)) if SHARE < 1 else steps
     for module in modules.values():
         module.to(dev).train()
     groups = [{"params": m.parameters(), "lr": lr * (lr_scale or {}).get(k, 1.0)} for k, m in modules.items()]
