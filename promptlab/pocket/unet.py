@@ -10,7 +10,7 @@ from promptlab.pocket.clip import CONTEXT, captions_for, claim_as_people, text_e
 from promptlab.pocket.training import train
 from promptlab.runtime import device
 
-STEPS, BATCH, ROUNDS = 30_000, 32, 2
+STEPS, BATCH, ROUNDS = 25_000, 32, 2
 SCHEDULE = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
