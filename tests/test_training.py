@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from promptlab.pocket import training
-from promptlab.pocket.training import load_checkpoint, save_atomically, train, trapezoid
+from promptlab.pocket.training import load_checkpoint, save_checkpoint, train, trapezoid
 from promptlab.runtime import PromptlabError
 
 DATA = torch.from_numpy(np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32))
@@ -190,7 +190,7 @@ def test_a_checkpoint_cannot_run_code(tmp_path):
 @pytest.mark.parametrize("fails", ["write", "rename"])
 def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch, fails):
     path = tmp_path / "tiny.ckpt"
-    save_atomically({"step": 1}, path)
+    save_checkpoint({"step": 1}, path)
 
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -200,7 +200,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch, fails)
     else:
         if not os.path.exists("/dev/full"):
             pytest.skip("needs Linux's /dev/full")
-        (tmp_path / "tiny.partial").symlink_to("/dev/full")  # a real device without space
+        (tmp_path / f"tiny.ckpt.{os.getpid()}.partial").symlink_to("/dev/full")  # a real device without space
     with pytest.raises(PromptlabError, match=r"tiny\.ckpt"):
-        save_atomically({"step": 2, "x": torch.zeros(1000)}, path)
+        save_checkpoint({"step": 2, "x": torch.zeros(1000)}, path)
     assert load_checkpoint(path)["step"] == 1 and os.listdir(tmp_path) == ["tiny.ckpt"]

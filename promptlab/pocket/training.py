@@ -1,14 +1,14 @@
 """One training loop for all five models of the pocket world: seeded per step, checkpointed, resumable."""
 
 import copy
-import os
+import io
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from promptlab.runtime import PromptlabError, bar, device
+from promptlab.runtime import PromptlabError, bar, device, write_atomically
 
 # Moments of weights that get no gradient decay into denormals, on which a CPU crawls (5 x slower, measured). Worker
 # threads inherit the setting when they start, so it must stand before the first parallel operation.
@@ -18,15 +18,11 @@ SHARE = 1  # of every stage's steps; a rehearsal of the build makes it smaller
 SAVE_EVERY = 120  # seconds: what a kill can cost at most
 
 
-def save_atomically(state: dict, path: Path):
+def save_checkpoint(state: dict, path: Path):
     """Write a checkpoint so that a kill or a full disk leaves the previous one intact."""
-    partial = path.with_suffix(".partial")
-    try:
-        torch.save(state, partial)
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        partial.unlink(missing_ok=True)
-        raise PromptlabError(f"Could not write {path} ({error}). Free some space and run the same command: it resumes.") from error
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(path, buffer.getbuffer())
 
 
 def load_checkpoint(path: Path) -> dict | None:
@@ -86,7 +82,7 @@ def train(name, folder, steps, modules, loss_of, lr, batch, size, ema=(), lr_sca
             "modules": {k: m.state_dict() for k, m in modules.items()},
             "average": {k: m.state_dict() for k, m in average.items()},
         }
-        save_atomically(state if final else state | {"optimiser": optimiser.state_dict()}, path)
+        save_checkpoint(state if final else state | {"optimiser": optimiser.state_dict()}, path)
 
     for step in range(start, steps):
         torch.manual_seed(1_000_003 * seed + step)
