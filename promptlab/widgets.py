@@ -8,7 +8,6 @@ import html
 import io
 import json
 import random
-import re
 import sys
 import time
 from functools import cached_property
@@ -22,107 +21,6 @@ def live() -> bool:
     """Whether somebody may be there to click: a notebook's kernel that neither a test nor `promptlab run` started."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     return getattr(shell, "kernel", None) is not None and not headless()
-
-
-def content_of(text: str):
-    """The content words of a prompt as the claim the judge checks: ``Picture(("frog",), "blue")`` for "a blue frog".
-
-    Returns None where the text names no subject of the pocket world; a third subject is ignored, as the world knows pairs.
-    """
-    from promptlab.pocket.pictures import COLOURS, Picture
-    from promptlab.pocket.subjects import SUBJECTS
-
-    longest_first = "|".join(re.escape(s) for s in sorted(SUBJECTS, key=len, reverse=True))  # "hot dog" before "dog"
-    found = list(re.finditer(rf"(?:\b({'|'.join(COLOURS)}) )?\b({longest_first})\b", text.lower()))
-    nouns = tuple(dict.fromkeys(m[2] for m in found))[:2]
-    return Picture(nouns, found[0][1]) if nouns else None
-
-
-class ContactSheet:
-    """All pictures of some rewrites with everything known about them: lists and tensors with one row per picture, as in `Scores`."""
-
-    def __init__(self, scorer, plain, rewritten, seeds, progress=True):
-        self.scorer, self.scores = scorer, scorer.score(plain, rewritten, seeds, progress)
-        self.plain = [p for p in plain for _ in seeds]  # what the person typed
-        self.prompts = [p for p in rewritten for _ in seeds]  # what was drawn
-        self.seeds = list(seeds) * len(plain)
-
-    def __len__(self):
-        return len(self.prompts)
-
-    @cached_property
-    def facts(self):
-        """What the judge says of each picture: dicts of gold, subjects, colour, medium, background."""
-        facts = self.scorer.gallery.facts(self.prompts, self.seeds)
-        if facts and "gold" not in facts[0]:
-            raise PromptlabError(
-                f"The preset {self.scorer.gallery.preset.name!r} has no judge, so there is no gold. Use the preset pocket."
-            )
-        return facts
-
-    @cached_property
-    def gold(self):
-        """The gold rating of each picture, 1-10."""
-        import torch
-
-        return torch.tensor([f["gold"] for f in self.facts])
-
-    @cached_property
-    def kept(self):
-        """Whether the judge sees every content word the person typed: subject, colour, both of a pair."""
-        import torch
-
-        from promptlab.pocket.judge import shows
-
-        claims = {p: content_of(p) for p in dict.fromkeys(self.plain)}
-        unknown = [p for p, claim in claims.items() if claim is None]
-        if unknown:
-            raise PromptlabError(f"The judge knows no subject in {unknown[0]!r}. promptlab.pocket.subjects.SUBJECTS lists what it knows.")
-        return torch.tensor([all(shows(f, claims[p]).values()) for f, p in zip(self.facts, self.plain, strict=True)])
-
-    def similarity(self, texts):
-        """CLIP's cosine between each picture and a text: one string for all pictures, or one text per picture."""
-        import torch
-
-        texts = [texts] * len(self) if isinstance(texts, str) else list(texts)
-        looks = self.scorer.gallery.embeddings(self.prompts, self.seeds)
-        return torch.from_numpy((looks * self.scorer.texts(texts)).sum(1))
-
-    def top(self, values, count=16):
-        """The rows with the highest values, best first, as a list."""
-        return values.argsort(descending=True, stable=True)[:count].tolist()
-
-    def pictures(self, rows):
-        """Pictures of some rows as uint8 (n, height, width, 3)."""
-        return self.scorer.gallery.pictures([self.prompts[i] for i in rows], [self.seeds[i] for i in rows])
-
-    def collage(self, rows, columns=4):
-        """Pictures of some rows as one array, best first from the top left; the last line is filled up with white."""
-        import numpy as np
-
-        tiles = self.pictures(rows)
-        tiles = np.concatenate([tiles, np.full((-len(rows) % columns, *tiles.shape[1:]), 255, np.uint8)])
-        return np.vstack([np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)])
-
-    def scatter(self, ax, x, y, count=34, zoom=0.28):
-        """Put `count` pictures on matplotlib axes at their (x, y); a dashed frame where the judge misses a word.
-
-        The first is the highest; each next one is the farthest from those chosen, so that few overlap. Returns their rows.
-        """
-        import torch
-        from matplotlib.offsetbox import AnnotationBbox, OffsetImage
-
-        at, rows = torch.stack([x / x.std(), y / y.std()], 1), self.top(y, 1)
-        while len(rows) < min(count, len(self)):
-            rows.append(int(torch.cdist(at, at[rows]).min(1).values.argmax()))
-        for i, picture in zip(rows, self.pictures(rows), strict=True):
-            frame = {"fc": "none", "lw": 0} if self.kept[i] else {"fc": "none", "lw": 1.5, "ls": "--"}
-            ax.add_artist(AnnotationBbox(OffsetImage(picture, zoom=zoom), (float(x[i]), float(y[i])), pad=0.1, bboxprops=frame))
-        return rows
-
-    def thumbnails(self, rows):
-        """Pictures of some rows as PNG bytes."""
-        return self.scorer.gallery.thumbnails([self.prompts[i] for i in rows], [self.seeds[i] for i in rows])
 
 
 def _image_tag(png, alt, pixels):

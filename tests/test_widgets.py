@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from promptlab import notebooks, widgets
-from promptlab.pocket.pictures import Picture
 from promptlab.rewards import Calibration, Scores, promptist_reward
 from promptlab.runtime import PromptlabError
+from promptlab.sheets import ContactSheet
 
 CALIBRATION = Calibration(relevance_slope=10.0, relevance_threshold=0.5, aesthetic_scale=0.5)
 
@@ -79,37 +79,18 @@ class FakeScorer:
 
 
 def make_sheet(count=20, **kwargs):
-    return widgets.ContactSheet(FakeScorer(**kwargs), ["a blue frog"] * count, [f"a blue frog, way {i}" for i in range(count)], [1, 2])
+    return ContactSheet(FakeScorer(**kwargs), ["a blue frog"] * count, [f"a blue frog, way {i}" for i in range(count)], [1, 2])
 
 
 def make_ranking(log, count=4):
     return widgets.RankTwelve([f"a frog, way {i}" for i in range(count)], [7] * count, [png((i, i, i)) for i in range(count)], log)
 
 
-# --- what the person asked for -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "text, claim",
-    [
-        ("a frog", Picture(("frog",))),
-        ("A Blue Frog, oil painting", Picture(("frog",), "blue")),
-        ("a hot dog and a castle", Picture(("hot dog", "castle"))),
-        ("a frog, a frog, a frog", Picture(("frog",))),
-        ("a blue sky over a frog", Picture(("frog",))),
-        ("frogs", None),
-        ("\u202e\U0001f438", None),
-    ],
-)
-def test_content_words(text, claim):
-    assert widgets.content_of(text) == claim
-
-
 # --- contact sheet --------------------------------------------------------------------------------------------------
 
 
 def test_sheet_has_one_row_per_picture():
-    sheet = widgets.ContactSheet(FakeScorer(wrong=["a frog, swapped"]), ["a frog", "a frog"], ["a frog, kept", "a frog, swapped"], [1, 2])
+    sheet = ContactSheet(FakeScorer(wrong=["a frog, swapped"]), ["a frog", "a frog"], ["a frog, kept", "a frog, swapped"], [1, 2])
     assert len(sheet) == 4 and sheet.prompts == ["a frog, kept"] * 2 + ["a frog, swapped"] * 2 and sheet.seeds == [1, 2, 1, 2]
     assert sheet.kept.tolist() == [True, True, False, False]
     assert sheet.gold.tolist() == [6, 7, 6, 7]
@@ -135,7 +116,7 @@ def test_sheet_pictures_side_by_side_and_on_axes():
 
 def test_sheet_says_what_the_judge_cannot_know():
     with pytest.raises(PromptlabError, match="sofa"):
-        widgets.ContactSheet(FakeScorer(), ["a sofa"], ["a sofa, photo"], [1]).kept  # noqa: B018
+        ContactSheet(FakeScorer(), ["a sofa"], ["a sofa, photo"], [1]).kept  # noqa: B018
     with pytest.raises(PromptlabError, match="'fake' has no judge"):
         make_sheet(1, judge=False).gold  # noqa: B018
 
@@ -282,7 +263,7 @@ def test_dragging_moves_pictures_and_draws_none():
 
 def test_grid_says_everything_in_words_and_escapes_what_people_type():
     plain, evil = "a blue frog", 'a blue frog <img src=x onerror="alert(1)">'
-    sheet = widgets.ContactSheet(FakeScorer(wrong=[evil]), [plain], [evil], [1])
+    sheet = ContactSheet(FakeScorer(wrong=[evil]), [plain], [evil], [1])
     grid = widgets.RewardSliders(sheet, CALIBRATION).html()
     assert "onerror=&quot;" in grid and "<img src=x" not in grid and 'onerror="' not in grid
     assert "<b>1.</b>" in grid and "seed 1" in grid and "words lost" in grid and "gold 6.0" in grid

@@ -1,9 +1,10 @@
 """What people write about pictures of the pocket world, and the words that do (and do not) change a picture."""
 
+import re
 from dataclasses import replace
 
-from promptlab.pocket.pictures import HARMFUL, Picture
-from promptlab.pocket.subjects import with_article
+from promptlab.pocket.pictures import COLOURS, Picture
+from promptlab.pocket.subjects import SUBJECTS, with_article
 
 MEDIUM_WORDS = {
     "photo": ("photo", "photograph", "photography"),
@@ -104,7 +105,12 @@ def caption(claim: Picture, rng, placebo=0.3) -> str:
     return ", ".join([text, *said])
 
 
-def vocabulary() -> tuple[str, ...]:
-    """Every modifier phrase that changes pictures, harmless ones first."""
-    tables = (MEDIUM_WORDS, BACKGROUND_WORDS, {k: v for k, v in EFFECT_WORDS.items() if k not in HARMFUL}, EFFECT_WORDS)
-    return tuple(dict.fromkeys(w for table in tables for phrases in table.values() for w in phrases))
+def content_of(text: str):
+    """The content words of a prompt as the claim the judge checks: ``Picture(("frog",), "blue")`` for "a blue frog".
+
+    Returns None where the text names no subject of the pocket world; a third subject is ignored, as the world knows pairs.
+    """
+    longest_first = "|".join(re.escape(s) for s in sorted(SUBJECTS, key=len, reverse=True))  # "hot dog" before "dog"
+    found = list(re.finditer(rf"(?:\b({'|'.join(COLOURS)}) )?\b({longest_first})\b", text.lower()))
+    nouns = tuple(dict.fromkeys(m[2] for m in found))[:2]
+    return Picture(nouns, found[0][1]) if nouns else None
