@@ -1,0 +1,134 @@
+"""The rewriter: a causal language model that reads ``x Rephrase:`` and writes a rewrite, sampled and scored exactly.
+
+What PPO learns from are the sampled token ids themselves. They are never decoded and tokenised again, and they are
+drawn from the very distribution that is scored: no top-k, no minimum length, no beam (Hao et al. 2022 explore with a
+diverse beam; huggingface/trl documents the "negative KL" that such settings bring).
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from promptlab.prompts import clean_prompt
+from promptlab.runtime import PromptlabError, bar, device, reading_weights
+
+MARK = " Rephrase:"  # Promptist's format: x + MARK + y + end token
+
+
+@dataclass
+class Rewrites:
+    """Sampled rewrites as tokens: prompts padded on the left, rewrites on the right, one row each."""
+
+    ids: Any  # int64 (n, length): prompt, then rewrite
+    real: Any  # bool (n, length): a token of the prompt or the rewrite, its end token included; not padding
+    start: int  # the column at which every rewrite begins
+    texts: list  # the rewrites in words
+    finished: Any  # bool (n,): ended by itself; False where the length limit cut it
+
+    def __len__(self):
+        return len(self.texts)
+
+    @property
+    def mask(self):
+        """Which tokens were chosen by the policy: bool (n, length - start), the end token included."""
+        return self.real[:, self.start :]
+
+    def rows(self, index):
+        """Some rows, as `Rewrites`."""
+        return Rewrites(self.ids[index], self.real[index], self.start, [self.texts[i] for i in index.tolist()], self.finished[index])
+
+
+class Policy:
+    """A causal language model with its tokenizer; dropout is off for good, so that scoring twice gives the same number."""
+
+    def __init__(self, model, tokenizer):
+        self.model, self.tokenizer = model.to(device()).eval(), tokenizer
+        self.end = tokenizer.eos_token_id
+        if self.end is None:
+            raise PromptlabError(f"The tokenizer {tokenizer.name_or_path!r} has no end token, so a rewrite could never end.")
+
+    @cached_property
+    def room(self):
+        """How many tokens the model can read and write together."""
+        return self.model.config.max_position_embeddings
+
+    def encode(self, prompts, most):
+        """Prompts with their mark as ids (n, length), padded on the left, and a bool mask; at most `most` tokens each.
+
+        What exceeds the limit is cut from the end of x, never the mark. Raises `PromptlabError` for an empty prompt.
+        """
+        import torch
+
+        mark = self.tokenizer.encode(MARK, add_special_tokens=False)
+        if most <= len(mark):
+            raise PromptlabError(
+                f"The model reads {self.room} tokens in all, which leaves {most} for the prompt. Ask for fewer new tokens, at most {self.room // 2}."
+            )
+        texts = [self.tokenizer.encode(clean_prompt(p), add_special_tokens=False)[: most - len(mark)] + mark for p in prompts]
+        width = max(map(len, texts))
+        ids = torch.tensor([[self.end] * (width - len(t)) + t for t in texts])
+        real = torch.tensor([[False] * (width - len(t)) + [True] * len(t) for t in texts])
+        return ids.to(device()), real.to(device())
+
+    def sample(self, prompts, seed=0, new_tokens=48, greedy=False) -> Rewrites:
+        """One rewrite per prompt: sampled from the model's own distribution, or its likeliest tokens if `greedy`.
+
+        The same seed gives the same rewrites on the same machine. At most `new_tokens` tokens each.
+        """
+        import torch
+
+        ids, real = self.encode(prompts, self.room - new_tokens)
+        start = ids.shape[1]
+        with torch.random.fork_rng(devices=[ids.device] if ids.is_cuda else []), torch.inference_mode():
+            torch.manual_seed(seed)
+            # Every setting is named: a model's own generation config may hold a top-k or a repetition penalty.
+            ids = self.model.generate(
+                ids, attention_mask=real.long(), do_sample=not greedy, temperature=1.0, top_k=0, top_p=1.0, min_length=0,
+                repetition_penalty=1.0, num_beams=1, max_new_tokens=new_tokens, eos_token_id=self.end, pad_token_id=self.end,
+            )  # fmt: skip
+        ids = ids.clone()  # out of inference mode, so that training may use them
+        # Padding is the end token too, so what is real follows from counting: everything up to the first end token.
+        ends = (ids[:, start:] == self.end).cumsum(1)
+        chosen = (ends == 0) | ((ends == 1) & (ids[:, start:] == self.end))
+        words = [row[keep & (row != self.end)] for row, keep in zip(ids[:, start:], chosen, strict=True)]
+        texts = [self.tokenizer.decode(w, skip_special_tokens=True).strip() for w in words]
+        return Rewrites(ids, torch.cat([real, chosen], 1), start, texts, ends[:, -1] > 0)
+
+    def rewrite(self, prompts, batch=64, progress=False) -> list[str]:
+        """The policy's likeliest rewrite of each prompt (greedy decoding); a rewrite without words falls back to the prompt."""
+        texts = []
+        for i in bar(range(0, len(prompts), batch), desc="rewriting", disable=not progress):
+            texts += self.sample(prompts[i : i + batch], greedy=True).texts
+        return [t or clean_prompt(p) for t, p in zip(texts, prompts, strict=True)]
+
+    def save(self, folder):
+        """Write a plain transformers folder: weights as safetensors, and the tokenizer."""
+        self.model.save_pretrained(folder, safe_serialization=True)
+        self.tokenizer.save_pretrained(folder)
+
+
+def log_probs(model, rewrites: Rewrites):
+    """Log-probability of every chosen token, and the entropy of each choice: two float32 (n, length - start) tensors.
+
+    Position ids count real tokens only, so that padding on the left changes nothing.
+    """
+    logits = model(**inputs(rewrites)).logits[:, rewrites.start - 1 : -1].float()
+    logs = logits.log_softmax(-1)
+    return logs.gather(-1, rewrites.ids[:, rewrites.start :, None]).squeeze(-1), -(logs.exp() * logs).sum(-1)
+
+
+def inputs(rewrites: Rewrites) -> dict:
+    """What a causal model of transformers is called with to read these rewrites."""
+    positions = (rewrites.real.long().cumsum(1) - 1).clamp(min=0)
+    return {"input_ids": rewrites.ids, "attention_mask": rewrites.real.long(), "position_ids": positions, "use_cache": False}
+
+
+def load_policy(folder) -> Policy:
+    """The policy in a transformers folder. Raises `PromptlabError` naming the folder where it is missing or damaged."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = Path(folder)
+    with reading_weights(folder, "train it again, or name the folder of another policy"):
+        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype="float32")
+        return Policy(model, AutoTokenizer.from_pretrained(folder, local_files_only=True))

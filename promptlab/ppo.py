@@ -1,0 +1,270 @@
+"""Proximal policy optimisation with a KL leash, short enough to read in one sitting.
+
+Sources: Schulman et al. 2017 (clipped objective), Schulman et al. 2016 (generalised advantage estimation), Ziegler et
+al. 2019 (KL to a frozen reference, adaptive coefficient), Hao et al. 2022, section 2.3 (this task and most values below).
+"""
+
+import io
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from promptlab.policy import Policy, Rewrites, inputs, log_probs
+from promptlab.runtime import PromptlabError, bar, device, write_atomically
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The knobs of a PPO run; the paper's value where one is named in brackets."""
+
+    prompts: int = 16  # different prompts in an update: more is a steadier gradient and slower
+    samples: int = 4  # rewrites of each prompt: they share the prompt's plain pictures
+    images: int = 2  # seeds, and so pictures, a reward is averaged over [2]
+    new_tokens: int = 40  # length limit of a rewrite [15 to 75, random]
+    epochs: int = 4  # passes over a rollout [4]
+    minibatch: int = 32  # rewrites per gradient step
+    lr: float = 1e-4  # Adam's step size [5e-5, for a model thirty times larger]
+    clip: float = 0.2  # a probability may change by this share before its gradient stops [0.2]
+    value_clip: float = 0.2  # and a value by this much [0.2]
+    value_weight: float = 2.3  # of the value loss [2.3]
+    gamma: float = 1.0  # a reward at the end counts in full for the first token [1]
+    lam: float = 0.95  # GAE: 1 trusts only rewards, 0 only the value head [0.95]
+    kl: float = 0.2  # price of one nat of divergence from the reference, at the start [0.2]
+    kl_target: float | None = 6.0  # nats per rewrite the adaptive coefficient steers to; None keeps it fixed
+    kl_horizon: int = 2000  # rewrites after which the coefficient may have changed by a factor of e at most [10,000]
+    seed: int = 0
+
+
+# --- the arithmetic: every function takes (n, length) tensors and a bool mask of real tokens ------------------------
+
+
+def masked_mean(values, mask):
+    """Mean over real tokens, a scalar."""
+    return (values * mask).sum() / mask.sum()
+
+
+def token_rewards(scores, log_p, log_ref, mask, kl):
+    """What each token earns: minus the KL price of choosing it, and on the last one the score of the whole rewrite *added*.
+
+    `scores` (n,), one per rewrite; `log_p`, `log_ref` log-probabilities under the sampling policy and the reference.
+    """
+    rewards = -kl * (log_p - log_ref) * mask
+    last = mask.sum(1) - 1
+    rewards[torch.arange(len(scores)), last] += scores
+    return rewards
+
+
+def advantages_of(rewards, values, mask, gamma, lam):
+    """Generalised advantage estimation, backwards in time; returns (advantages, returns), zero behind the end.
+
+    delta_t = r_t + gamma V_t+1 - V_t;  A_t = delta_t + gamma lam A_t+1;  return = A + V.
+    """
+    advantages, ahead, value_ahead = torch.zeros_like(rewards), 0.0, 0.0
+    for t in reversed(range(rewards.shape[1])):
+        here = mask[:, t].float()
+        delta = rewards[:, t] + gamma * value_ahead - values[:, t]
+        ahead = (delta + gamma * lam * ahead) * here
+        advantages[:, t], value_ahead = ahead, values[:, t] * here
+    return advantages, (advantages + values) * mask
+
+
+def whiten(values, mask):
+    """Shift and scale to mean 0 and variance 1 over real tokens, zero elsewhere."""
+    mean = masked_mean(values, mask)
+    variance = masked_mean((values - mean) ** 2, mask)
+    return (values - mean) * (variance + 1e-8).rsqrt() * mask
+
+
+def policy_loss(log_p, log_old, advantages, mask, clip):
+    """The clipped objective, to be minimised; returns (loss, share of tokens where the clip is active)."""
+    ratio = (log_p - log_old).exp()
+    free, clipped = -advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip)
+    return masked_mean(torch.maximum(free, clipped), mask), masked_mean((clipped > free).float(), mask)
+
+
+def value_loss(values, old_values, returns, mask, clip):
+    """Half the squared error of the value head, which may not leave its old value by more than `clip` in one update."""
+    near = old_values + (values - old_values).clamp(-clip, clip)
+    return 0.5 * masked_mean(torch.maximum((values - returns) ** 2, (near - returns) ** 2), mask)
+
+
+def adapt_kl(coefficient, measured, target, rewrites, horizon):
+    """The next KL coefficient, from the measured nats per rewrite *to the reference* (Ziegler et al. 2019, section 2.2)."""
+    error = max(-0.2, min(0.2, measured / target - 1))
+    return coefficient * (1 + error * rewrites / horizon)
+
+
+# --- the state: a policy, its frozen start, a value model -----------------------------------------------------------
+
+
+class ValueModel(nn.Module):
+    """Expected reward at each token: a copy of the policy's body with a linear head that starts at zero."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.body = copy_of(model).base_model
+        self.head = nn.Linear(self.body.config.hidden_size, 1)
+        nn.init.zeros_(self.head.weight), nn.init.zeros_(self.head.bias)
+
+    def forward(self, rewrites: Rewrites):
+        """Values (n, length - start): what is expected before each token of the rewrite is chosen."""
+        hidden = self.body(**inputs(rewrites)).last_hidden_state[:, rewrites.start - 1 : -1]
+        return self.head(hidden.float()).squeeze(-1)
+
+
+def copy_of(model):
+    """A second model with the same weights that shares none of them, not even its embeddings."""
+    other = type(model)(model.config)
+    other.load_state_dict(model.state_dict())
+    return other.to(device()).eval()
+
+
+class PPO:
+    """One training run. `update` makes a rollout and learns from it; `save` and `load` keep everything a run needs.
+
+    Each update seeds itself from (seed, update), so neither random states nor a place in the data need to be kept: a
+    run that was killed and resumed goes on with the same prompts, samples and image seeds.
+    """
+
+    def __init__(self, policy: Policy, settings=None):
+        self.policy, self.settings, self.kl, self.done = policy, settings or Settings(), (settings or Settings()).kl, 0
+        self.reference = copy_of(policy.model).requires_grad_(False)
+        self.value = ValueModel(policy.model).to(device()).eval()
+        parameters = [*policy.model.parameters(), *self.value.parameters()]
+        self.optimiser = torch.optim.Adam(parameters, self.settings.lr, betas=(0.9, 0.95))
+
+    def image_seeds(self):
+        """The seeds of this update's pictures: never seen before, and above a million, where no other stage has any."""
+        n = self.settings.images
+        return [1_000_000 + 10_000_000 * self.settings.seed + n * self.done + i for i in range(n)]
+
+    def rollout(self, pool, reward):
+        """Draw prompts from `pool`, sample rewrites, score them; a dict with everything an update learns from."""
+        s = self.settings
+        order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(1_000_003 * s.seed + self.done))[: s.prompts]
+        plain = [pool[i] for i in order.tolist() for _ in range(s.samples)]
+        rewrites = self.policy.sample(plain, seed=1_000_003 * s.seed + self.done, new_tokens=s.new_tokens)
+        # A rewrite without words is drawn as the prompt itself: nothing gained, nothing lost.
+        written = [t or p for t, p in zip(rewrites.texts, plain, strict=True)]
+        scores = torch.as_tensor(reward(plain, written, self.image_seeds()), dtype=torch.float32)
+        check_scores(scores, plain, written)
+        with torch.no_grad():
+            log_old, entropy = log_probs(self.policy.model, rewrites)
+            log_ref, _ = log_probs(self.reference, rewrites)
+            values = self.value(rewrites)
+        rewards = token_rewards(scores.to(values.device), log_old, log_ref, rewrites.mask, self.kl)
+        advantages, returns = advantages_of(rewards, values * rewrites.mask, rewrites.mask, s.gamma, s.lam)
+        return {
+            "plain": plain, "written": written, "rewrites": rewrites, "scores": scores, "log_old": log_old, "log_ref": log_ref, "entropy": entropy,
+            "values": values, "returns": returns, "advantages": whiten(advantages, rewrites.mask),
+        }  # fmt: skip
+
+    def update(self, pool, reward) -> dict:
+        """One rollout and the gradient steps on it; returns the metrics of this update."""
+        r, s = self.rollout(pool, reward), self.settings
+        n, mask, records = len(r["written"]), r["rewrites"].mask, []
+        shuffle = torch.Generator().manual_seed(7 + 1_000_003 * s.seed + self.done)
+        for _ in range(s.epochs):
+            for index in torch.randperm(n, generator=shuffle).split(s.minibatch):
+                records.append(self.learn(r, index))
+        kl = ((r["log_old"] - r["log_ref"]) * mask).sum(1).mean().item()  # nats per rewrite
+        metrics = {
+            "update": self.done, "reward": r["scores"].mean().item(), "kl": kl, "kl_per_token": kl / mask.sum(1).float().mean().item(),
+            "kl_coefficient": self.kl, "entropy": masked_mean(r["entropy"], mask).item(), "length": mask.sum(1).float().mean().item(),
+            "unfinished": 1 - r["rewrites"].finished.float().mean().item(), "first_ratio": records[0]["ratio"],
+            **{key: sum(x[key] for x in records) / len(records) for key in ("policy_loss", "value_loss", "clip_fraction")},
+        }  # fmt: skip
+        if s.kl_target:
+            self.kl = adapt_kl(self.kl, kl, s.kl_target, n, s.kl_horizon)
+        self.done += 1
+        return metrics
+
+    def learn(self, r, index):
+        """One gradient step on some rows of a rollout."""
+        s, rows = self.settings, r["rewrites"].rows(index)
+        index = index.to(rows.ids.device)
+        log_p, _ = log_probs(self.policy.model, rows)
+        loss, clipped = policy_loss(log_p, r["log_old"][index], r["advantages"][index], rows.mask, s.clip)
+        value = value_loss(self.value(rows), r["values"][index], r["returns"][index], rows.mask, s.value_clip)
+        self.optimiser.zero_grad(set_to_none=True)
+        (loss + s.value_weight * value).backward()
+        nn.utils.clip_grad_norm_([p for g in self.optimiser.param_groups for p in g["params"]], 1.0)
+        self.optimiser.step()
+        ratio = masked_mean((log_p.detach() - r["log_old"][index]).exp(), rows.mask).item()
+        return {"policy_loss": loss.item(), "value_loss": value.item(), "clip_fraction": clipped.item(), "ratio": ratio}
+
+    def save(self, path):
+        """Write a checkpoint so that a kill or a full disk leaves the previous one intact."""
+        state = {"settings": asdict(self.settings), "done": self.done, "kl": self.kl, "optimiser": self.optimiser.state_dict()}
+        state |= {"policy": self.policy.model.state_dict(), "reference": self.reference.state_dict(), "value": self.value.state_dict()}
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_atomically(path, buffer.getvalue())
+
+    def load(self, path):
+        """Go on from a checkpoint. Raises `PromptlabError` where it is damaged or belongs to another run."""
+        try:
+            state = torch.load(path, map_location=device(), weights_only=True)
+            if replace(self.settings) != Settings(**state["settings"]):
+                raise ValueError("it was made with other settings")
+            parts = {"policy": self.policy.model, "reference": self.reference, "value": self.value, "optimiser": self.optimiser}
+            for name, part in parts.items():
+                part.load_state_dict(state[name])
+            self.done, self.kl = state["done"], state["kl"]
+        except Exception as error:  # torch names a damaged or a foreign file in many ways
+            raise PromptlabError(
+                f"{path} is no checkpoint of this run ({type(error).__name__}: {error}). Delete it, or give the run another folder."
+            ) from error
+        return self
+
+
+def check_scores(scores, plain, written):
+    """Raise `PromptlabError` unless there is one finite score per rewrite, naming the first that is not."""
+    if scores.shape != (len(plain),):
+        raise PromptlabError(f"A reward is one number per rewrite: expected {len(plain)}, got a tensor of shape {tuple(scores.shape)}.")
+    bad = (~torch.isfinite(scores)).nonzero().flatten().tolist()
+    if bad:
+        raise PromptlabError(
+            f"The reward of {plain[bad[0]]!r} rewritten as {written[bad[0]]!r} is {scores[bad[0]].item()}: it must be a finite number."
+        )
+
+
+def train(policy, pool, reward, folder, updates, settings=None, watch=None, every=5) -> list[dict]:
+    """Run PPO for `updates` updates and return their metrics; resumes from `folder`, and an interrupt loses nothing.
+
+    Args: `pool` the training prompts; `reward(plain, rewritten, image_seeds)` one float per rewrite; `watch(ppo, metrics)`
+    is called after each update and stops the run by returning True; a checkpoint is written every `every` updates.
+    """
+    if not pool:
+        raise PromptlabError("There are no prompts to train on. Give `pool` at least one.")
+    ppo, folder = PPO(policy, settings), Path(folder)
+    checkpoint, log = folder / "ppo.ckpt", folder / "metrics.jsonl"
+    if checkpoint.exists():
+        ppo.load(checkpoint)
+    history = [json.loads(line) for line in log.read_text().splitlines()][: ppo.done] if ppo.done and log.exists() else []
+    progress = bar(total=updates, initial=ppo.done, desc="ppo")
+    try:
+        while ppo.done < updates:
+            history.append(ppo.update(pool, reward))
+            progress.set_postfix_str(f"reward {history[-1]['reward']:.3f}, KL {history[-1]['kl']:.2f}", refresh=False)
+            progress.update()
+            stop = bool(watch and watch(ppo, history[-1]))
+            if stop or ppo.done % every == 0 or ppo.done == updates:
+                keep(ppo, history, checkpoint, log)
+            if stop:
+                break
+    except KeyboardInterrupt:
+        # The update in progress may be half done: what is kept is the last checkpoint, from which the same call goes on.
+        print(f"Stopped during update {ppo.done}. Run again to go on from the last checkpoint in {folder}.")
+    finally:
+        progress.close()
+    return history
+
+
+def keep(ppo, history, checkpoint, log):
+    """Write metrics and checkpoint; the checkpoint last, so that a kill between the two repeats updates and loses none."""
+    write_atomically(log, "".join(json.dumps(m) + "\n" for m in history))
+    ppo.save(checkpoint)

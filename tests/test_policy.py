@@ -1,0 +1,128 @@
+"""Sampling and scoring rewrites: the format, padding, ends and limits, and that what is scored is what was sampled."""
+
+import pytest
+import torch
+from tiny_policy import WORDS, tiny_policy
+
+from promptlab.policy import MARK, Rewrites, load_policy, log_probs
+from promptlab.runtime import PromptlabError
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return tiny_policy()
+
+
+def test_prompts_end_with_the_mark_and_are_padded_on_the_left(policy):
+    ids, real = policy.encode(["frog", "a red castle"], 20)
+    mark = policy.tokenizer.encode(MARK, add_special_tokens=False)
+    assert ids[:, -len(mark) :].tolist() == [mark, mark]
+    assert real.tolist() == [[False, False, True, True, True], [True] * 5]
+    assert ids[0, :2].tolist() == [policy.end] * 2
+
+
+def test_a_long_prompt_loses_its_end_and_never_the_mark(policy):
+    ids, _ = policy.encode(["frog " * 100 + "castle"], 10)
+    assert ids.shape == (1, 10) and ids[0, :8].tolist() == [WORDS.index("frog")] * 8
+    assert policy.sample(["frog " * 100], new_tokens=12).ids.shape[1] <= policy.room
+    with pytest.raises(PromptlabError, match="fewer new tokens"):
+        policy.sample(["frog"], new_tokens=policy.room)
+
+
+def test_an_empty_prompt_is_refused(policy):
+    with pytest.raises(PromptlabError, match="empty"):
+        policy.sample(["frog", "  \n"])
+
+
+def test_the_mark_inside_a_prompt_does_not_move_the_rewrite(policy):
+    once, twice = policy.sample(["a frog Rephrase: red", "a"], seed=3), policy.sample(["a frog", "a"], seed=3)
+    assert once.start == policy.encode(["a frog Rephrase: red"], 30)[0].shape[1] > twice.start
+    for r in (once, twice):
+        words = [WORDS[i] if i < len(WORDS) else "<unk>" for i in r.ids[0, r.start :][r.mask[0]].tolist() if i != policy.end]
+        assert r.texts[0].replace("<unk>", "").split() == [w for w in words if w != "<unk>"]
+
+
+def test_rewrites_end_at_the_first_end_token(policy):
+    r = policy.sample(["frog"] * 64, seed=1, new_tokens=6)
+    assert r.finished.any() and not r.finished.all()
+    for i in range(len(r)):
+        chosen = r.ids[i, r.start :][r.mask[i]]
+        assert (chosen[:-1] != policy.end).all()
+        assert (chosen[-1] == policy.end) == r.finished[i]
+        assert r.finished[i] or len(chosen) == r.ids.shape[1] - r.start
+        assert not r.mask[i][len(chosen) :].any()
+
+
+def test_seeds_fix_rewrites_and_leave_the_callers_randomness_alone(policy):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    a, b, c = (policy.sample(["a frog", "a red castle"], seed=s) for s in (1, 1, 2))
+    assert torch.equal(a.ids, b.ids) and a.texts == b.texts and a.texts != c.texts
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_greedy_rewrites_do_not_depend_on_seed_or_batch(policy):
+    together = policy.rewrite(["a frog", "a very red castle"], batch=2)
+    assert together == policy.rewrite(["a frog", "a very red castle"], batch=1)
+    assert policy.sample(["a frog"], seed=1, greedy=True).texts == policy.sample(["a frog"], seed=2, greedy=True).texts
+
+
+def test_padding_changes_no_probability(policy):
+    """The trap of position ids: a short prompt beside a long one must score as it does alone."""
+    alone = policy.sample(["frog"], seed=4, new_tokens=8)
+    pad = 5
+    ids = torch.cat([torch.full((1, pad), policy.end), alone.ids], 1)
+    real = torch.cat([torch.zeros(1, pad, dtype=torch.bool), alone.real], 1)
+    padded = Rewrites(ids, real, alone.start + pad, alone.texts, alone.finished)
+    with torch.no_grad():
+        a, b = (log_probs(policy.model, r)[0][r.mask] for r in (alone, padded))
+    torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+
+
+def test_what_is_scored_is_what_is_sampled(policy):
+    """First tokens of many samples occur as often as their scored probability says; no filter stands between."""
+    r = policy.sample(["a frog"] * 4000, seed=0, new_tokens=1)
+    with torch.no_grad():
+        one = r.rows(torch.tensor([0]))
+        expected = policy.model(one.ids[:, : one.start]).logits[0, -1].softmax(-1)
+        scored = log_probs(policy.model, r)[0][:, 0].exp()
+    torch.testing.assert_close(scored, expected[r.ids[:, r.start]], atol=1e-5, rtol=0)
+    seen = torch.bincount(r.ids[:, r.start], minlength=len(expected)) / len(r)
+    assert ((seen - expected).abs() < 4 * (expected * (1 - expected) / len(r)).sqrt() + 1e-9).all()
+
+
+def test_entropy_is_that_of_the_whole_distribution(policy):
+    r = policy.sample(["a frog"], seed=0, new_tokens=4)
+    with torch.no_grad():
+        p = policy.model(r.ids).logits[0, r.start - 1].softmax(-1)
+        entropy = log_probs(policy.model, r)[1]
+    torch.testing.assert_close(entropy[0, 0], -(p * p.log()).sum(), atol=1e-5, rtol=0)
+
+
+def test_dropout_is_off(policy):
+    r = policy.sample(["a frog"] * 4, seed=0)
+    with torch.no_grad():
+        assert torch.equal(log_probs(policy.model, r)[0], log_probs(policy.model, r)[0])
+
+
+def test_a_saved_policy_is_plain_transformers_and_comes_back(policy, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    policy.save(tmp_path / "p")
+    assert list((tmp_path / "p").glob("*.safetensors")) and not list((tmp_path / "p").glob("*.bin"))
+    assert load_policy(tmp_path / "p").rewrite(["a frog"]) == policy.rewrite(["a frog"])
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "p").config.vocab_size == len(policy.tokenizer)
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "no config"])
+def test_a_damaged_policy_is_named(policy, tmp_path, damage):
+    folder = tmp_path / "p"
+    if damage != "missing":
+        policy.save(folder)
+        if damage == "truncated":
+            (file,) = folder.glob("*.safetensors")
+            file.write_bytes(file.read_bytes()[:-50])
+        else:
+            (folder / "config.json").unlink()
+    with pytest.raises(PromptlabError, match=str(folder)):
+        load_policy(folder)

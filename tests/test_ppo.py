@@ -1,0 +1,270 @@
+"""PPO: every formula against hand numbers, the traps of peers' code, resuming, and tasks whose best answer is known."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from tiny_policy import tiny_policy
+
+from promptlab import ppo
+from promptlab.ppo import PPO, Settings
+from promptlab.runtime import PromptlabError
+
+FAST = Settings(prompts=4, samples=4, new_tokens=6, minibatch=8, lr=1e-3, kl=0.05, kl_target=None)
+POOL = ["a frog", "a red castle", "blue frog", "castle", "red frog"]
+
+
+def count(word):
+    """A reward: how often a word occurs."""
+    return lambda plain, written, seeds: torch.tensor([float(w.split().count(word)) for w in written])
+
+
+# --- arithmetic -----------------------------------------------------------------------------------------------------
+
+
+def test_the_score_is_added_to_the_kl_price_of_the_last_real_token():
+    log_p, log_ref = torch.tensor([[-1.0, -2.0, -3.0]] * 2), torch.tensor([[-1.5, -2.0, -1.0]] * 2)
+    mask = torch.tensor([[True, True, True], [True, True, False]])
+    got = ppo.token_rewards(torch.tensor([10.0, 20.0]), log_p, log_ref, mask, kl=0.2)
+    torch.testing.assert_close(got, torch.tensor([[-0.1, 0.0, 10 + 0.4], [-0.1, 20.0, 0.0]]))
+
+
+def test_advantages_by_hand():
+    rewards, values, mask = torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([[0.5, 0.4, 0.2]]), torch.ones(1, 3, dtype=torch.bool)
+    got, returns = ppo.advantages_of(rewards, values, mask, gamma=0.9, lam=0.8)
+    d2, d1, d0 = 1 - 0.2, 0.9 * 0.2 - 0.4, 0.9 * 0.4 - 0.5
+    a2, a1 = d2, d1 + 0.72 * d2
+    torch.testing.assert_close(got, torch.tensor([[d0 + 0.72 * a1, a1, a2]]))
+    torch.testing.assert_close(returns, got + values)
+
+
+def test_advantages_are_blind_to_padding():
+    torch.manual_seed(0)
+    rewards, values = torch.randn(1, 4), torch.randn(1, 4)
+    short, _ = ppo.advantages_of(rewards, values, torch.ones(1, 4, dtype=torch.bool), 1.0, 0.95)
+    mask = torch.tensor([[True] * 4 + [False] * 3])
+    rubbish = lambda x, fill: torch.cat([x, torch.full((1, 3), fill)], 1)  # noqa: E731
+    long, returns = ppo.advantages_of(rubbish(rewards, 0.0), rubbish(values, 99.0), mask, 1.0, 0.95)
+    torch.testing.assert_close(long[:, :4], short)
+    assert (long[:, 4:] == 0).all() and (returns[:, 4:] == 0).all()
+
+
+def test_with_lambda_one_an_advantage_is_return_minus_value():
+    rewards, values, mask = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[0.1, 0.2, 0.3]]), torch.ones(1, 3, dtype=torch.bool)
+    got, returns = ppo.advantages_of(rewards, values, mask, 1.0, 1.0)
+    torch.testing.assert_close(returns, torch.tensor([[6.0, 5.0, 3.0]]))
+    torch.testing.assert_close(got, returns - values)
+
+
+def test_whitening_counts_real_tokens_only():
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    got = ppo.whiten(torch.tensor([[1.0, 2.0, 50.0], [3.0, 50.0, 50.0]]), mask)
+    torch.testing.assert_close(got, torch.tensor([[-(1.5**0.5), 0.0, 0.0], [1.5**0.5, 0.0, 0.0]]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "ratio, advantage, loss, flows",
+    [(1.0, 2.0, -2.0, True), (1.5, 2.0, -2.4, False), (0.5, 2.0, -1.0, True), (1.5, -2.0, 3.0, True), (0.5, -2.0, 1.6, False)],
+)
+def test_the_clipped_objective_by_hand(ratio, advantage, loss, flows):
+    log_p = torch.tensor([[ratio]]).log().requires_grad_(True)
+    got, clipped = ppo.policy_loss(log_p, torch.zeros(1, 1), torch.tensor([[advantage]]), torch.ones(1, 1, dtype=torch.bool), 0.2)
+    assert got.item() == pytest.approx(loss, abs=1e-5) and bool(clipped) != flows
+    got.backward()
+    assert (log_p.grad.abs().item() > 0) == flows
+
+
+def test_the_clipped_value_loss_takes_the_worse_of_two():
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    got = ppo.value_loss(torch.tensor([[1.0, 0.1]]), torch.zeros(1, 2), torch.tensor([[2.0, 0.5]]), mask, 0.2)
+    assert got.item() == pytest.approx(0.5 * ((2 - 0.2) ** 2 + (0.5 - 0.1) ** 2) / 2)
+
+
+def test_the_kl_coefficient_moves_towards_its_target():
+    assert ppo.adapt_kl(0.2, 6.0, 6.0, 64, 2000) == pytest.approx(0.2)
+    assert ppo.adapt_kl(0.2, 60.0, 6.0, 100, 1000) == pytest.approx(0.2 * 1.02)  # the error is cut at .2
+    assert ppo.adapt_kl(0.2, 0.0, 6.0, 100, 1000) == pytest.approx(0.2 * 0.98)
+
+
+def test_arithmetic_agrees_with_an_independent_implementation():
+    """Losses and advantages once more, by a loop over Python floats."""
+    torch.manual_seed(1)
+    n, length = 5, 7
+    lengths = [7, 3, 1, 5, 6]
+    mask = torch.tensor([[t < k for t in range(length)] for k in lengths])
+    rewards, values, log_p, log_old = (torch.randn(n, length) * mask for _ in range(4))
+    got, _ = ppo.advantages_of(rewards, values, mask, 0.97, 0.9)
+    loss, _ = ppo.policy_loss(log_p, log_old, got, mask, 0.2)
+    total, tokens = 0.0, 0
+    for i, k in enumerate(lengths):
+        delta = [rewards[i, t].item() + 0.97 * (values[i, t + 1].item() if t + 1 < k else 0) - values[i, t].item() for t in range(k)]
+        for t in range(k):
+            a = sum((0.97 * 0.9) ** (j - t) * delta[j] for j in range(t, k))
+            assert a == pytest.approx(got[i, t].item(), abs=1e-4)
+            ratio = 2.718281828459045 ** (log_p[i, t].item() - log_old[i, t].item())
+            total += min(ratio * a, max(0.8, min(1.2, ratio)) * a)
+            tokens += 1
+    assert loss.item() == pytest.approx(-total / tokens, abs=1e-4)
+
+
+# --- an update ------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_ratio_of_an_update_is_one():
+    """Dropout off, the same positions, the same tokens: nothing but learning changes a probability."""
+    run = PPO(tiny_policy(), FAST)
+    for _ in range(3):
+        assert run.update(POOL, count("vivid"))["first_ratio"] == pytest.approx(1, abs=1e-5)
+
+
+def test_reference_and_value_model_share_nothing_with_the_policy():
+    policy = tiny_policy()
+    run = PPO(policy, FAST)
+    before = [p.clone() for p in run.reference.parameters()]
+    for _ in range(2):
+        run.update(POOL, count("vivid"))
+    assert all(torch.equal(a, b) for a, b in zip(before, run.reference.parameters(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(before, policy.model.parameters(), strict=True))
+    places = [{p.data_ptr() for p in m.parameters()} for m in (policy.model, run.reference, run.value)]
+    assert not places[0] & places[1] and not places[0] & places[2] and not places[1] & places[2]
+
+
+def test_image_seeds_are_fresh_in_every_update_and_out_of_reach_of_other_stages():
+    seen, run = [], PPO(tiny_policy(), FAST)
+
+    def reward(plain, written, seeds):
+        seen.extend(seeds)
+        return torch.zeros(len(plain))
+
+    for _ in range(3):
+        run.update(POOL, reward)
+    assert len(set(seen)) == len(seen) == 3 * FAST.images and min(seen) >= 1_000_000
+    assert not set(PPO(tiny_policy(), dataclasses.replace(FAST, seed=1)).image_seeds()) & set(seen)
+
+
+def test_rewrites_of_one_prompt_stand_together_and_are_scored_against_it():
+    calls = []
+
+    def reward(plain, written, seeds):
+        calls.append((plain, written))
+        return torch.zeros(len(plain))
+
+    PPO(tiny_policy(), FAST).update(POOL, reward)
+    plain, written = calls[0]
+    assert len(plain) == len(written) == 16 and all(len(set(plain[i : i + 4])) == 1 for i in range(0, 16, 4)) and set(plain) <= set(POOL)
+    assert all(written), "a rewrite without words is drawn as the prompt"
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_reward_that_is_no_number_stops_the_run_and_names_the_prompt(bad):
+    def reward(plain, written, seeds):
+        return torch.tensor([bad if p == "castle" else 0.0 for p in plain])
+
+    run = PPO(tiny_policy(), dataclasses.replace(FAST, prompts=5))
+    before = [p.clone() for p in run.policy.model.parameters()]
+    with pytest.raises(PromptlabError, match="'castle'"):
+        run.update(POOL, reward)
+    assert all(torch.equal(a, b) for a, b in zip(before, run.policy.model.parameters(), strict=True))
+
+
+def test_a_reward_of_the_wrong_shape_is_refused():
+    with pytest.raises(PromptlabError, match="one number per rewrite"):
+        PPO(tiny_policy(), FAST).update(POOL, lambda plain, written, seeds: torch.zeros(len(plain), len(seeds)))
+
+
+def test_no_prompts_is_an_error(tmp_path):
+    with pytest.raises(PromptlabError, match="no prompts"):
+        ppo.train(tiny_policy(), [], count("vivid"), tmp_path, 1, FAST)
+
+
+# --- a run ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_stopped_run_goes_on_as_if_nothing_had_happened(tmp_path):
+    straight = tiny_policy()
+    whole = ppo.train(straight, POOL, count("vivid"), tmp_path / "a", 4, FAST, every=1)
+    ppo.train(tiny_policy(), POOL, count("vivid"), tmp_path / "b", 4, FAST, every=1, watch=lambda run, m: m["update"] == 1)
+    resumed = tiny_policy()
+    parts = ppo.train(resumed, POOL, count("vivid"), tmp_path / "b", 4, FAST, every=1)
+    assert parts == whole
+    assert all(torch.equal(a, b) for a, b in zip(straight.model.parameters(), resumed.model.parameters(), strict=True))
+    assert [json.loads(line)["update"] for line in (tmp_path / "b" / "metrics.jsonl").read_text().splitlines()] == [0, 1, 2, 3]
+
+
+def test_an_interrupt_returns_and_the_next_call_goes_on(tmp_path, capsys):
+    calls = []
+
+    def reward(plain, written, seeds):
+        calls.append(seeds)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return torch.zeros(len(plain))
+
+    assert len(ppo.train(tiny_policy(), POOL, reward, tmp_path, 4, FAST, every=1)) == 2
+    assert "go on" in capsys.readouterr().out
+    assert len(ppo.train(tiny_policy(), POOL, reward, tmp_path, 4, FAST, every=1)) == 4
+    assert calls[2] == calls[3], "the interrupted update is made again, with the same seeds"
+
+
+def test_a_damaged_or_foreign_checkpoint_is_named(tmp_path):
+    ppo.train(tiny_policy(), POOL, count("vivid"), tmp_path, 1, FAST)
+    file = tmp_path / "ppo.ckpt"
+    with pytest.raises(PromptlabError, match="other settings"):
+        PPO(tiny_policy(), dataclasses.replace(FAST, lr=1.0)).load(file)
+    with pytest.raises(PromptlabError, match=str(file)):
+        PPO(tiny_policy(width=16), FAST).load(file)
+    file.write_bytes(file.read_bytes()[:2000])
+    with pytest.raises(PromptlabError, match=str(file)):
+        PPO(tiny_policy(), FAST).load(file)
+
+
+# --- tasks whose best answer is known (each fails for one broken part) ----------------------------------------------
+
+
+def learned(reward, updates=40, **changes):
+    policy = tiny_policy()
+    run = PPO(policy, dataclasses.replace(FAST, prompts=5, samples=8, minibatch=20, epochs=2, lr=3e-3, kl=0.0, **changes))
+    return policy, [run.update(POOL, reward) for _ in range(updates)]
+
+
+def test_probe_a_word_that_always_pays():
+    _, history = learned(count("vivid"))
+    assert history[0]["reward"] < 1.5 and history[-1]["reward"] > 5
+
+
+def test_probe_the_first_word_decides_and_the_score_comes_at_the_end():
+    """Only credit carried back over the whole rewrite finds it."""
+    _, history = learned(lambda plain, written, seeds: torch.tensor([float(w.startswith("oil")) for w in written]))
+    assert history[0]["reward"] < 0.3 and history[-1]["reward"] > 0.9
+
+
+def test_probe_the_answer_depends_on_the_prompt():
+    def reward(plain, written, seeds):
+        return torch.tensor([float(("blue" if "frog" in p else "red") == w.split()[0]) for p, w in zip(plain, written, strict=True)])
+
+    policy, history = learned(reward, updates=100)
+    assert sum(m["reward"] for m in history[-10:]) > 9
+    frog, castle = policy.rewrite(["a frog", "castle"])
+    assert frog.split()[0] == "blue" and castle.split()[0] == "red"
+
+
+def test_probe_brevity_can_be_learned():
+    """The end token is a choice like any other."""
+    _, history = learned(lambda plain, written, seeds: torch.tensor([-float(len(w.split())) for w in written]))
+    assert history[-1]["length"] < 2.5 < history[0]["length"]
+
+
+def test_probe_the_leash_holds():
+    """The dearer a nat, the nearer the policy stays to where it began, whatever pays."""
+    runs = [PPO(tiny_policy(), dataclasses.replace(FAST, kl=kl, epochs=2)) for kl in (0.0, 0.5, 5.0)]
+    for _ in range(20):
+        free, tied, chained = (run.update(POOL, count("vivid"))["kl"] for run in runs)
+    assert free > 1.5 * tied > 1.5 * chained and chained < free / 4, (free, tied, chained)
+
+
+def test_probe_an_adaptive_leash_follows_the_divergence_from_the_reference():
+    """Trap 2: fed with the change since the rollout, which is near zero, the coefficient would only fall."""
+    run = PPO(tiny_policy(), dataclasses.replace(FAST, kl=0.001, kl_target=0.05, kl_horizon=100, epochs=2))
+    history = [run.update(POOL, count("vivid")) for _ in range(12)]
+    assert history[-1]["kl"] > 0.05 and run.kl > 0.001
