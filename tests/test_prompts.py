@@ -73,3 +73,42 @@ def test_many_equal_words_still_count_as_the_same():
     """difflib's speed heuristic ignores frequent words in long texts."""
     words = " ".join(["a"] * 300)
     assert all(kind == "same" for kind, _ in added_words(words, words))
+
+
+@pytest.mark.parametrize(
+    "text, content, modifiers",
+    [
+        ("a castle, oil painting, at sunset", "a castle", ["oil painting", "at sunset"]),
+        ("a frog", "a frog", []),
+        ("an oil painting of a castle, at sunset", "a castle", ["oil painting", "at sunset"]),
+        ("a photo of a frog and a castle", "a frog and a castle", ["photo"]),
+        ("masterpiece, best quality, (a red fox:1.3), ((snow))", "a red fox", ["masterpiece", "best quality", "snow"]),
+        ("a [cow|horse] in a field, sharp focus", "a cow in a field", ["sharp focus"]),
+        ("portrait of an elf --ar 16:9 --v 5", "an elf", ["portrait", "--ar 16:9", "--v 5"]),
+        ("a robot <lora:steel:0.8>, 8k", "a robot", ["8k", "<lora:steel:0.8>"]),
+        ("a lighthouse\nat night\n\nmist", "a lighthouse", ["at night", "mist"]),
+        ("\u4e00\u53ea\u732b\uff0c\u6c34\u5f69\uff0c\u96ea", "\u4e00\u53ea\u732b", ["\u6c34\u5f69", "\u96ea"]),
+        (
+            "\u0642\u0637\u0629\u060c \u0641\u064a \u0627\u0644\u062b\u0644\u062c",
+            "\u0642\u0637\u0629",
+            ["\u0641\u064a \u0627\u0644\u062b\u0644\u062c"],
+        ),
+        ("The quick brown fox jumps over the lazy dog", "The quick brown fox jumps over the lazy dog", []),
+        ("masterpiece", "masterpiece", []),
+        ("a cat, , ,, neon", "a cat", ["neon"]),
+        ("--ar 16:9", "--ar 16:9", []),
+        ("(((", "(((", []),
+    ],
+)
+def test_content_and_modifiers_come_apart(text, content, modifiers):
+    from promptlab.prompts import split_prompt
+
+    assert split_prompt(text) == (content, modifiers)
+
+
+@pytest.mark.parametrize("text", ["", "\n\t", None])
+def test_nothing_to_split_is_an_error(text):
+    from promptlab.prompts import split_prompt
+
+    with pytest.raises(PromptlabError):
+        split_prompt(text)
