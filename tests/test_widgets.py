@@ -1,124 +1,26 @@
 """The clickable parts: their state and logic without a browser, and their views by ipywidgets' own click and drag."""
 
-import io
 import json
 import math
 import random
 import types
 
 import nbformat
-import numpy as np
 import pytest
 import torch
+from fakes import FakeScorer, make_sheet, png
 from matplotlib.figure import Figure
-from PIL import Image
 
 from promptlab import notebooks, widgets
-from promptlab.rewards import Calibration, Scores, promptist_reward
+from promptlab.rewards import Calibration, promptist_reward
 from promptlab.runtime import PromptlabError
 from promptlab.sheets import ContactSheet
 
 CALIBRATION = Calibration(relevance_slope=10.0, relevance_threshold=0.5, aesthetic_scale=0.5)
 
 
-def png(colour):
-    buffer = io.BytesIO()
-    Image.new("RGB", (128, 128), colour).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-class FakeGallery:
-    """A picture of (prompt, seed) is one colour; its embedding is that colour; the judge believes every prompt but `wrong`."""
-
-    preset = types.SimpleNamespace(name="fake")
-
-    def __init__(self, wrong=(), judge=True):
-        self.wrong, self.judge, self.drawn = wrong, judge, 0
-
-    def colours(self, prompts, seeds):
-        self.drawn += len(prompts)
-        return [tuple(np.random.default_rng([s, *p.encode()]).integers(256, size=3).tolist()) for p, s in zip(prompts, seeds, strict=True)]
-
-    def embeddings(self, prompts, seeds, progress=False):
-        x = np.array(self.colours(prompts, seeds), np.float32) + 1
-        return x / np.linalg.norm(x, axis=1, keepdims=True)
-
-    def thumbnails(self, prompts, seeds, progress=False):
-        return [png(c) for c in self.colours(prompts, seeds)]
-
-    def pictures(self, prompts, seeds, progress=False):
-        return np.stack([np.asarray(Image.open(io.BytesIO(p))) for p in self.thumbnails(prompts, seeds)])
-
-    def facts(self, prompts, seeds, progress=False):
-        subject = lambda p: "fox" if p in self.wrong else "frog"  # noqa: E731
-        return (
-            [{"gold": 5.0 + s, "subjects": [subject(p), "ant"], "colour": "blue"} for p, s in zip(prompts, seeds, strict=True)]
-            if self.judge
-            else [{} for _ in prompts]
-        )
-
-
-class FakeScorer:
-    def __init__(self, **kwargs):
-        self.gallery = FakeGallery(**kwargs)
-
-    def texts(self, prompts):
-        return self.gallery.embeddings(prompts, [0] * len(prompts))
-
-    def score(self, plain, rewritten, seeds, progress=False):
-        n, g = len(plain) * len(seeds), torch.Generator().manual_seed(0)
-        column = lambda: torch.rand(n, generator=g)  # noqa: E731
-        return Scores(
-            torch.arange(len(plain)).repeat_interleave(len(seeds)),
-            torch.tensor(list(seeds) * len(plain)),
-            column(),
-            column(),
-            column(),
-            column(),
-        )
-
-
-def make_sheet(count=20, **kwargs):
-    return ContactSheet(FakeScorer(**kwargs), ["a blue frog"] * count, [f"a blue frog, way {i}" for i in range(count)], [1, 2])
-
-
 def make_ranking(log, count=4):
     return widgets.RankTwelve([f"a frog, way {i}" for i in range(count)], [7] * count, [png((i, i, i)) for i in range(count)], log)
-
-
-# --- contact sheet --------------------------------------------------------------------------------------------------
-
-
-def test_sheet_has_one_row_per_picture():
-    sheet = ContactSheet(FakeScorer(wrong=["a frog, swapped"]), ["a frog", "a frog"], ["a frog, kept", "a frog, swapped"], [1, 2])
-    assert len(sheet) == 4 and sheet.prompts == ["a frog, kept"] * 2 + ["a frog, swapped"] * 2 and sheet.seeds == [1, 2, 1, 2]
-    assert sheet.kept.tolist() == [True, True, False, False]
-    assert sheet.gold.tolist() == [6, 7, 6, 7]
-    assert sheet.pictures([3, 0]).shape == (2, 128, 128, 3) and sheet.similarity("a frog").shape == (4,)
-    assert sheet.similarity(sheet.prompts).shape == (4,)
-
-
-def test_sheet_top_is_best_first_and_ties_keep_their_order():
-    assert make_sheet(2).top(torch.tensor([1.0, 3.0, 1.0, 2.0]), 3) == [1, 3, 0]
-
-
-def test_sheet_pictures_side_by_side_and_on_axes():
-    import matplotlib.pyplot as plt
-
-    sheet = make_sheet(4)
-    assert sheet.collage([0, 1, 2], columns=2).shape == (256, 256, 3) and (sheet.collage([0, 1, 2], columns=2)[128:, 128:] == 255).all()
-    figure, ax = plt.subplots()
-    y = torch.arange(8.0)
-    assert sheet.scatter(ax, torch.zeros(8) + 0.1 * y, y, count=3)[:2] == [7, 0] and len(ax.artists) == 3
-    assert len(sheet.scatter(ax, y, y, count=99)) == 8
-    plt.close(figure)
-
-
-def test_sheet_says_what_the_judge_cannot_know():
-    with pytest.raises(PromptlabError, match="sofa"):
-        ContactSheet(FakeScorer(), ["a sofa"], ["a sofa, photo"], [1]).kept  # noqa: B018
-    with pytest.raises(PromptlabError, match="'fake' has no judge"):
-        make_sheet(1, judge=False).gold  # noqa: B018
 
 
 # --- ranking --------------------------------------------------------------------------------------------------------

@@ -50,9 +50,14 @@ def fit(pictures, latents, clip, tokenizer, folder, steps=STEPS):
     The target is v-prediction (Salimans and Ho 2022): signal * noise - sigma * latent. One caption in ten is empty,
     which classifier-free guidance (Ho and Salimans 2021) needs.
     """
+    from diffusers.models.attention_processor import AttnProcessor
+
     torch.manual_seed(0)
     encoder = text_encoder_from(clip)
     unet, levels = new_unet(encoder.config.hidden_size), noise_levels().to(device())
+    # On a CPU the fused attention kernel's backward pass is slow at these sizes: written out, a step takes a sixth less.
+    unet.set_attn_processor(AttnProcessor())
+    encoder.set_attn_implementation("eager")
     tokens = torch.cat([tokenize(tokenizer, captions_for(pictures, 60 + r, claim_as_people)[1]) for r in range(ROUNDS)]).short()
     empty = tokenize(tokenizer, [""])[0].short()
 
@@ -81,6 +86,8 @@ def fit(pictures, latents, clip, tokenizer, folder, steps=STEPS):
         lr_scale={"text_encoder": 0.3},
         log=folder / "log.txt",
     )
+    done["unet"].set_default_attn_processor()
+    done["text_encoder"].set_attn_implementation("sdpa")
     return done["unet"], done["text_encoder"]
 
 
