@@ -21,14 +21,8 @@ def main(arguments=None) -> int:
     command = commands.add_parser("run", help="execute the notebooks without a browser")
     command.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="for example 00_tour, or a path to an .ipynb file; default: all")
     chosen = parser.parse_args(arguments)
-    try:
-        return doctor() if chosen.command == "doctor" else run(chosen.notebooks)
-    except PromptlabError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nStopped. What was made so far is kept.", file=sys.stderr)
-        return 130
+    command = doctor if chosen.command == "doctor" else lambda: run(chosen.notebooks)
+    return runtime.exit_code(command, "\nStopped. What was made so far is kept.")
 
 
 def run(names) -> int:

@@ -23,7 +23,7 @@ class Rewrites:
     ids: Any  # int64 (n, length): prompt, then rewrite
     real: Any  # bool (n, length): a token of the prompt or the rewrite, its end token included; not padding
     start: int  # the column at which every rewrite begins
-    texts: list  # the rewrites in words
+    texts: list  # the rewrites in words; the prompt itself where one has none: nothing gained, nothing lost
     finished: Any  # bool (n,): ended by itself; False where the length limit cut it
 
     def __len__(self):
@@ -91,16 +91,18 @@ class Policy:
         # Padding is the end token too, so what is real follows from counting: everything up to the first end token.
         ends = (ids[:, start:] == self.end).cumsum(1)
         chosen = (ends == 0) | ((ends == 1) & (ids[:, start:] == self.end))
-        words = [row[keep & (row != self.end)] for row, keep in zip(ids[:, start:], chosen, strict=True)]
-        texts = [self.tokenizer.decode(w, skip_special_tokens=True).strip() for w in words]
+        words = [
+            self.tokenizer.decode(row[keep], skip_special_tokens=True).strip() for row, keep in zip(ids[:, start:], chosen, strict=True)
+        ]
+        texts = [w or clean_prompt(p) for w, p in zip(words, prompts, strict=True)]
         return Rewrites(ids, torch.cat([real, chosen], 1), start, texts, ends[:, -1] > 0)
 
     def rewrite(self, prompts, batch=64, progress=False) -> list[str]:
-        """The policy's likeliest rewrite of each prompt (greedy decoding); a rewrite without words falls back to the prompt."""
+        """The policy's likeliest rewrite of each prompt (greedy decoding)."""
         texts = []
         for i in bar(range(0, len(prompts), batch), desc="rewriting", disable=not progress):
             texts += self.sample(prompts[i : i + batch], greedy=True).texts
-        return [t or clean_prompt(p) for t, p in zip(texts, prompts, strict=True)]
+        return texts
 
     def save(self, folder):
         """Write a plain transformers folder: weights as safetensors, and the tokenizer."""

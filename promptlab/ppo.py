@@ -4,16 +4,16 @@ Sources: Schulman et al. 2017 (clipped objective), Schulman et al. 2016 (general
 al. 2019 (KL to a frozen reference, adaptive coefficient), Hao et al. 2022, section 2.3 (this task and most values below).
 """
 
-import io
+import copy
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from promptlab.policy import Policy, Rewrites, inputs, log_probs
-from promptlab.runtime import PromptlabError, bar, device, write_atomically
+from promptlab.runtime import PromptlabError, bar, device, load_checkpoint, save_checkpoint, write_atomically
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class ValueModel(nn.Module):
 
     def __init__(self, model):
         super().__init__()
-        self.body = copy_of(model).base_model
+        self.body = copy.deepcopy(model).base_model
         self.head = nn.Linear(self.body.config.hidden_size, 1)
         nn.init.zeros_(self.head.weight), nn.init.zeros_(self.head.bias)
 
@@ -113,13 +113,6 @@ class ValueModel(nn.Module):
         """Values (n, length - start): what is expected before each token of the rewrite is chosen."""
         hidden = self.body(**inputs(rewrites)).last_hidden_state[:, rewrites.start - 1 : -1]
         return self.head(hidden.float()).squeeze(-1)
-
-
-def copy_of(model):
-    """A second model with the same weights that shares none of them, not even its embeddings."""
-    other = type(model)(model.config)
-    other.load_state_dict(model.state_dict())
-    return other.to(device()).eval()
 
 
 class PPO:
@@ -130,11 +123,16 @@ class PPO:
     """
 
     def __init__(self, policy: Policy, settings=None):
-        self.policy, self.settings, self.kl, self.done = policy, settings or Settings(), (settings or Settings()).kl, 0
-        self.reference = copy_of(policy.model).requires_grad_(False)
+        self.policy, self.settings, self.done = policy, settings or Settings(), 0
+        self.kl = self.settings.kl
+        self.reference = copy.deepcopy(policy.model).requires_grad_(False)
         self.value = ValueModel(policy.model).to(device()).eval()
         parameters = [*policy.model.parameters(), *self.value.parameters()]
         self.optimiser = torch.optim.Adam(parameters, self.settings.lr, betas=(0.9, 0.95))
+
+    def stream(self):
+        """The seed of everything random in this update but its pictures."""
+        return 1_000_003 * self.settings.seed + self.done
 
     def image_seeds(self):
         """The seeds of this update's pictures: never seen before, and above a million, where no other stage has any."""
@@ -143,14 +141,12 @@ class PPO:
 
     def rollout(self, pool, reward):
         """Draw prompts from `pool`, sample rewrites, score them; a dict with everything an update learns from."""
-        s = self.settings
-        order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(1_000_003 * s.seed + self.done))[: s.prompts]
+        s, stream = self.settings, self.stream()
+        order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(stream))[: s.prompts]
         plain = [pool[i] for i in order.tolist() for _ in range(s.samples)]
-        rewrites = self.policy.sample(plain, seed=1_000_003 * s.seed + self.done, new_tokens=s.new_tokens)
-        # A rewrite without words is drawn as the prompt itself: nothing gained, nothing lost.
-        written = [t or p for t, p in zip(rewrites.texts, plain, strict=True)]
-        scores = torch.as_tensor(reward(plain, written, self.image_seeds()), dtype=torch.float32)
-        check_scores(scores, plain, written)
+        rewrites = self.policy.sample(plain, seed=stream, new_tokens=s.new_tokens)
+        scores = torch.as_tensor(reward(plain, rewrites.texts, self.image_seeds()), dtype=torch.float32)
+        check_scores(scores, plain, rewrites.texts)
         with torch.no_grad():
             log_old, entropy = log_probs(self.policy.model, rewrites)
             log_ref, _ = log_probs(self.reference, rewrites)
@@ -158,15 +154,15 @@ class PPO:
         rewards = token_rewards(scores.to(values.device), log_old, log_ref, rewrites.mask, self.kl)
         advantages, returns = advantages_of(rewards, values * rewrites.mask, rewrites.mask, s.gamma, s.lam)
         return {
-            "plain": plain, "written": written, "rewrites": rewrites, "scores": scores, "log_old": log_old, "log_ref": log_ref, "entropy": entropy,
+            "rewrites": rewrites, "scores": scores, "log_old": log_old, "log_ref": log_ref, "entropy": entropy,
             "values": values, "returns": returns, "advantages": whiten(advantages, rewrites.mask),
         }  # fmt: skip
 
     def update(self, pool, reward) -> dict:
         """One rollout and the gradient steps on it; returns the metrics of this update."""
         r, s = self.rollout(pool, reward), self.settings
-        n, mask, records = len(r["written"]), r["rewrites"].mask, []
-        shuffle = torch.Generator().manual_seed(7 + 1_000_003 * s.seed + self.done)
+        n, mask, records = len(r["rewrites"]), r["rewrites"].mask, []
+        shuffle = torch.Generator().manual_seed(7 + self.stream())
         for _ in range(s.epochs):
             for index in torch.randperm(n, generator=shuffle).split(s.minibatch):
                 records.append(self.learn(r, index))
@@ -200,21 +196,19 @@ class PPO:
         """Write a checkpoint so that a kill or a full disk leaves the previous one intact."""
         state = {"settings": asdict(self.settings), "done": self.done, "kl": self.kl, "optimiser": self.optimiser.state_dict()}
         state |= {"policy": self.policy.model.state_dict(), "reference": self.reference.state_dict(), "value": self.value.state_dict()}
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        write_atomically(path, buffer.getvalue())
+        save_checkpoint(state, path)
 
     def load(self, path):
         """Go on from a checkpoint. Raises `PromptlabError` where it is damaged or belongs to another run."""
+        state = load_checkpoint(path)
         try:
-            state = torch.load(path, map_location=device(), weights_only=True)
-            if replace(self.settings) != Settings(**state["settings"]):
+            if self.settings != Settings(**state["settings"]):
                 raise ValueError("it was made with other settings")
             parts = {"policy": self.policy.model, "reference": self.reference, "value": self.value, "optimiser": self.optimiser}
             for name, part in parts.items():
                 part.load_state_dict(state[name])
             self.done, self.kl = state["done"], state["kl"]
-        except Exception as error:  # torch names a damaged or a foreign file in many ways
+        except Exception as error:  # torch names a foreign file in many ways
             raise PromptlabError(
                 f"{path} is no checkpoint of this run ({type(error).__name__}: {error}). Delete it, or give the run another folder."
             ) from error

@@ -1,5 +1,6 @@
 """Words a person typed: cleaned, checked, compared."""
 
+import re
 import unicodedata
 
 from promptlab.runtime import PromptlabError
@@ -39,6 +40,7 @@ def added_words(plain: str, rewritten: str) -> list[tuple[str, str]]:
 # Words that praise or place a picture and say nothing about what is in it; a prompt that opens with some has its content later.
 PRAISE = {"masterpiece", "best quality", "high quality", "highly detailed", "trending on artstation", "award winning", "8k", "4k", "hd", "uhd",
           "ultra hd", "ultra realistic", "photorealistic", "hyperrealistic", "absurdres", "concept art", "digital art", "beautiful"}  # fmt: skip
+SWITCH = r"--[a-z]+(?: [\w:.]+)?|<[^<>]*>"  # --ar 16:9, <lora:name:1>
 # "an oil painting of a castle": the words before "of" say how, those after it what.
 MEDIA_OF = r"(?:painting|photo|photograph|drawing|sketch|render|portrait|illustration|picture|image|print|sculpture|sign|art|canvas|silhouette|aquarelle)"
 
@@ -50,12 +52,9 @@ def split_prompt(text: str) -> tuple[str, list[str]]:
     emphasis ``((word))``, alternatives ``[a|b]`` (the first counts), switches ``--ar 16:9``, ``<lora:name:1>``. A prompt
     without commas is all content. Raises `PromptlabError` for an empty one.
     """
-    import re
-
     typed = clean_prompt(text)
     text = clean_prompt(", ".join(text.splitlines()))
-    switches = re.findall(r"--[a-z]+(?: [\w:.]+)?|<[^<>]*>", text)
-    text = re.sub(r"--[a-z]+(?: [\w:.]+)?|<[^<>]*>", " ", text)
+    switches, text = re.findall(SWITCH, text), re.sub(SWITCH, " ", text)
     text = re.sub(r"\[([^\[\]|]*)\|[^\[\]]*\]", r"\1", text)  # [cow|horse]: drawn in turns
     text = re.sub(r":\s*\d*\.?\d+(?=[)\]])", "", text)  # (word:1.2)
     text = re.sub(r"[()\[\]{}]", "", text)

@@ -2,6 +2,7 @@
 
 import gc
 import hashlib
+import io
 import os
 import sys
 from contextlib import contextmanager
@@ -88,6 +89,18 @@ def bar(items=None, **kwargs):
     from tqdm.auto import tqdm
 
     return tqdm(items, dynamic_ncols=True, **kwargs)
+
+
+def exit_code(command, stopped: str) -> int:
+    """Run a command's function and return its exit code; errors a user can repair are printed without a traceback, an interrupt as `stopped`."""
+    try:
+        return command() or 0
+    except PromptlabError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(stopped, file=sys.stderr)
+        return 130
 
 
 def free_memory():
@@ -187,3 +200,26 @@ def load_weights(module, path, repair: str = REPAIR):
     with reading_weights(path, repair):
         module.load_state_dict(tensors)
     return module.eval()
+
+
+def save_checkpoint(state: dict, path: Path):
+    """Write a checkpoint so that a kill or a full disk leaves the previous one intact."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(path, buffer.getbuffer())
+
+
+def load_checkpoint(path: Path) -> dict | None:
+    """Read a checkpoint as plain tensors, or None where there is none; a broken file is named, not skipped."""
+    import torch
+
+    if not path.exists():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise PromptlabError(
+            f"{path} is not a checkpoint of ours ({type(error).__name__}). Delete it to start this stage again."
+        ) from error

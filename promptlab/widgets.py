@@ -9,6 +9,7 @@ import io
 import json
 import random
 import sys
+import textwrap
 import time
 from functools import cached_property
 from pathlib import Path
@@ -308,15 +309,8 @@ class RewardSliders(_View):
         from promptlab.plots import wall
 
         rows = self.rank()
-        titles = [f"{place}. {_wrap(self.sheet.prompts[i])}" for place, i in enumerate(rows, 1)]
+        titles = [f"{place}. {textwrap.fill(self.sheet.prompts[i], 18)}" for place, i in enumerate(rows, 1)]
         figure = wall(self.sheet.pictures(rows), titles, columns=8)
         at = ", ".join(f"{label} {self.values[name]:.3g}" for name, (label, *_) in self.controls.items())
         figure.suptitle(f"{at}\n{self.summary()}", fontsize=8)
         return figure
-
-
-def _wrap(text, width=18):
-    """A prompt over several short lines, as titles of small pictures need."""
-    import textwrap
-
-    return "\n".join(textwrap.wrap(text, width))

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from promptlab.runtime import PromptlabError, data_dir, home
+from promptlab.runtime import data_dir, exit_code, home
 
 VERBS = """build: train every model (resumes where it stopped); rehearse: the same in miniature, to see that it works here;
 card: measure the models; strip: the README's picture and number"""
@@ -19,16 +19,9 @@ def main(arguments=None) -> int:
     from promptlab.pocket import build, card, strip
 
     verbs = {"build": build.build, "rehearse": build.rehearse, "card": card.write, "strip": strip.write}
-    try:
-        # A rehearsal never writes over the real world.
-        verbs[chosen.verb](home() / "pocket" / "rehearsed" if chosen.verb == "rehearse" else chosen.out)
-    except PromptlabError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Stopped. The same command goes on from the last checkpoint.", file=sys.stderr)
-        return 130
-    return 0
+    # A rehearsal never writes over the real world.
+    out = home() / "pocket" / "rehearsed" if chosen.verb == "rehearse" else chosen.out
+    return exit_code(lambda: verbs[chosen.verb](out), "Stopped. The same command goes on from the last checkpoint.")
 
 
 if __name__ == "__main__":

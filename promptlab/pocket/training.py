@@ -1,14 +1,12 @@
 """One training loop for all five models of the pocket world: seeded per step, checkpointed, resumable."""
 
 import copy
-import io
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from promptlab.runtime import PromptlabError, bar, device, write_atomically
+from promptlab.runtime import PromptlabError, bar, device, load_checkpoint, save_checkpoint
 
 # Moments of weights that get no gradient decay into denormals, on which a CPU crawls (5 x slower, measured). Worker
 # threads inherit the setting when they start, so it must stand before the first parallel operation.
@@ -16,25 +14,6 @@ torch.set_flush_denormal(True)
 
 SHARE = 1  # of every stage's steps; a rehearsal of the build makes it smaller
 SAVE_EVERY = 120  # seconds: what a kill can cost at most
-
-
-def save_checkpoint(state: dict, path: Path):
-    """Write a checkpoint so that a kill or a full disk leaves the previous one intact."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_atomically(path, buffer.getbuffer())
-
-
-def load_checkpoint(path: Path) -> dict | None:
-    """Read a checkpoint as plain tensors, or None where there is none; a broken file is named, not skipped."""
-    if not path.exists():
-        return None
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise PromptlabError(
-            f"{path} is not a checkpoint of ours ({type(error).__name__}). Delete it to start this stage again."
-        ) from error
 
 
 def trapezoid(step: int, steps: int, warmup: int = 100, decay: float = 0.35) -> float:
