@@ -53,14 +53,15 @@ def folder(tmp_path, name):
     return tmp_path / name
 
 
-def test_a_run_stopped_and_resumed_ends_in_the_same_bits(tmp_path, monkeypatch):
-    straight = Run(folder(tmp_path, "a"))
+@pytest.mark.parametrize("muon", [(), ("net",)], ids=["AdamW", "Muon"])
+def test_a_run_stopped_and_resumed_ends_in_the_same_bits(tmp_path, monkeypatch, muon):
+    straight = Run(folder(tmp_path, "a"), muon=muon)
     assert len(straight.seen) == STEPS
     place = folder(tmp_path, "b")
     with pytest.raises(KeyboardInterrupt):  # killed three steps after the last checkpoint
-        Run(place, stop_before=8, checkpoint_after=(4,), monkeypatch=monkeypatch)
+        Run(place, stop_before=8, checkpoint_after=(4,), monkeypatch=monkeypatch, muon=muon)
     assert load_checkpoint(place / "tiny.ckpt")["step"] == 5
-    again = Run(place)
+    again = Run(place, muon=muon)
     assert len(again.seen) == STEPS - 5, "only what the checkpoint had not seen"
     assert all((a == b).all() for a, b in zip(again.seen, straight.seen[5:], strict=True)), "the same examples"
     assert same(again.weights(), straight.weights())
@@ -83,7 +84,7 @@ def test_a_finished_run_is_loaded_and_not_trained_again(tmp_path):
     again = Run(tmp_path)
     assert not again.seen and same(first.weights(), again.weights())
     assert not any(m.training for m in again.result.values())
-    assert "optimiser" not in torch.load(tmp_path / "tiny.ckpt", weights_only=True), "it would triple the file for nothing"
+    assert "optimisers" not in torch.load(tmp_path / "tiny.ckpt", weights_only=True), "it would triple the file for nothing"
     assert os.listdir(tmp_path) == ["tiny.ckpt"]
 
 
@@ -108,6 +109,21 @@ def test_learning_rates_per_module(tmp_path):
     loss = lambda i: (a(DATA[i]) + b(DATA[i])).float().pow(2).mean()  # noqa: E731
     train("two", tmp_path, 3, {"a": a, "b": b}, loss, 1e-2, 8, len(DATA), lr_scale={"b": 0.0})
     assert torch.equal(b.weight, frozen) and not torch.equal(a.weight, frozen)
+
+
+def test_muon_gets_the_matrices_and_adamw_the_rest(tmp_path):
+    """One step of Muon, at a hundredth of the rate, moves a matrix by an orthogonal one; a convolution counts as (out, in * height * width)."""
+    net = nn.Sequential(nn.Conv2d(1, 3, 2), nn.Flatten(), nn.Linear(3, 3))
+    before = [p.detach().clone() for p in net.parameters()]
+    x = torch.randn(8, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    train("muon", tmp_path, 1, {"net": net}, lambda i: net(x).float().pow(2).mean(), 1e-2, 8, 8, weight_decay=0.0, muon=("net",))
+    for old, new in zip(before, net.parameters(), strict=True):
+        moved = (new - old).detach()
+        if new.ndim >= 2:
+            size = torch.linalg.svdvals(moved.flatten(1)) / (1e-4 * 0.2 * max(moved.flatten(1).shape) ** 0.5)
+            assert ((size > 0.5) & (size < 1.5)).all(), "all directions about equally far: Newton-Schulz is that rough"
+        else:
+            torch.testing.assert_close(moved.abs(), torch.full_like(moved, 1e-4), rtol=1e-2, atol=0)
 
 
 def test_training_learns_and_logs(tmp_path):

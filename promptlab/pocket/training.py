@@ -24,7 +24,27 @@ def trapezoid(step: int, steps: int, warmup: int = 100, decay: float = 0.35) -> 
     return min(1.0, (step + 1) / warmup, (steps - step) / max(1.0, decay * steps))
 
 
-def train(name, folder, steps, modules, loss_of, lr, batch, size, ema=(), lr_scale=None, weight_decay=0.01, seed=0, log=None):
+def optimisers(modules, lr, lr_scale, weight_decay, muon):
+    """AdamW for everything, except that weight matrices of the modules named in `muon` go to Muon (Jordan et al. 2024).
+
+    Convolutions count as matrices (out, in * height * width). Also returns each such parameter with its flat view, whose
+    gradient has to be pointed at the parameter's own before every step.
+    """
+    flat, groups = [], []
+    for name, module in modules.items():
+        matrices = [p for p in module.parameters() if p.ndim >= 2] if name in muon else []
+        flat += [(p, torch.nn.Parameter(p.data.view(len(p), -1))) for p in matrices]
+        rest = [p for p in module.parameters() if not any(p is m for m in matrices)]
+        groups.append({"params": rest, "lr": lr * (lr_scale or {}).get(name, 1.0)})
+    made = [torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)]
+    if flat:
+        made.append(torch.optim.Muon([v for _, v in flat], lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
+    return made, flat
+
+
+def train(
+    name, folder, steps, modules, loss_of, lr, batch, size, ema=(), lr_scale=None, weight_decay=0.01, seed=0, log=None, muon=()
+):
     """Train `modules` for `steps` steps and return them, averaged where named in `ema`.
 
     Args: `modules` a dict of nn.Modules; `loss_of(indices)` the loss of a numpy array of `batch` example indices below
@@ -35,9 +55,8 @@ def train(name, folder, steps, modules, loss_of, lr, batch, size, ema=(), lr_sca
     steps = max(2, int(steps * SHARE)) if SHARE < 1 else steps
     for module in modules.values():
         module.to(dev).train()
-    groups = [{"params": m.parameters(), "lr": lr * (lr_scale or {}).get(k, 1.0)} for k, m in modules.items()]
-    base = [g["lr"] for g in groups]
-    optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)
+    made, flat = optimisers(modules, lr, lr_scale, weight_decay, muon)
+    base = [[g["lr"] for g in optimiser.param_groups] for optimiser in made]
     average = {k: copy.deepcopy(modules[k]).requires_grad_(False).eval() for k in ema}
     start, state = 0, load_checkpoint(path)
     if state:
@@ -47,12 +66,14 @@ def train(name, folder, steps, modules, loss_of, lr, batch, size, ema=(), lr_sca
                 m.load_state_dict(state["modules"][k])
             for k, m in average.items():
                 m.load_state_dict(state["average"][k])
-            if "optimiser" in state and start < steps:
-                optimiser.load_state_dict(state["optimiser"])
+            if "optimisers" in state and start < steps:
+                for optimiser, moments in zip(made, state["optimisers"], strict=True):
+                    optimiser.load_state_dict(moments)
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
             raise PromptlabError(
                 f"{path} belongs to another model ({type(error).__name__}). Delete it to start this stage again."
             ) from error
+    parameters = [p for m in modules.values() for p in m.parameters()]
     progress, saved, smooth = bar(total=steps, initial=start, desc=name), time.monotonic(), None
 
     def checkpoint(step, final=False):
@@ -61,21 +82,26 @@ def train(name, folder, steps, modules, loss_of, lr, batch, size, ema=(), lr_sca
             "modules": {k: m.state_dict() for k, m in modules.items()},
             "average": {k: m.state_dict() for k, m in average.items()},
         }
-        save_checkpoint(state if final else state | {"optimiser": optimiser.state_dict()}, path)
+        save_checkpoint(state if final else state | {"optimisers": [o.state_dict() for o in made]}, path)
 
     for step in range(start, steps):
         torch.manual_seed(1_000_003 * seed + step)
         indices = np.random.default_rng((seed, step)).integers(size, size=batch)
-        for group, value in zip(optimiser.param_groups, base, strict=True):
-            group["lr"] = value * trapezoid(step, steps)
+        for optimiser, values in zip(made, base, strict=True):
+            for group, value in zip(optimiser.param_groups, values, strict=True):
+                group["lr"] = value * trapezoid(step, steps)
         with torch.autocast(dev.type, torch.bfloat16):
             loss = loss_of(indices)
         if not torch.isfinite(loss):
             raise PromptlabError(f"{name}: the loss became {loss.item()} at step {step}. Run again: it resumes from the last checkpoint.")
         loss.backward()
-        torch.nn.utils.clip_grad_norm_([p for m in modules.values() for p in m.parameters()], 1.0)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        for parameter, view in flat:
+            view.grad = parameter.grad.view_as(view)
+        for optimiser in made:
+            optimiser.step()
+        for parameter in parameters:
+            parameter.grad = None
         with torch.no_grad():
             keep = min(0.999, (step + 1) / (step + 10))
             for k, m in average.items():

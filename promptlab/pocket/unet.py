@@ -10,7 +10,7 @@ from promptlab.pocket.clip import CONTEXT, captions_for, claim_as_people, text_e
 from promptlab.pocket.training import train
 from promptlab.runtime import device
 
-STEPS, BATCH, ROUNDS = 24_000, 32, 2
+STEPS, BATCH, ROUNDS = 18_500, 32, 2
 # Time steps are U ** CROWDING: what a word looks like is learned where the picture is nearly gone and only the text can
 # tell. There a wrong subject costs 0.15 in the loss, at 0.3 of the time 0.005 (measured): uniform times waste most pictures.
 CROWDING = 1 / 3
@@ -79,12 +79,13 @@ def fit(pictures, latents, clip, tokenizer, folder, steps=STEPS):
         steps,
         modules,
         loss_of,
-        1.2e-3,
+        2e-3,
         BATCH,
         len(tokens),
         ema=tuple(modules),
-        lr_scale={"text_encoder": 0.3},
+        lr_scale={"text_encoder": 0.2},
         log=folder / "log.txt",
+        muon=("unet",),
     )
     done["unet"].set_default_attn_processor()
     done["text_encoder"].set_attn_implementation("sdpa")
