@@ -97,6 +97,18 @@ class Policy:
         texts = [w or clean_prompt(p) for w, p in zip(words, prompts, strict=True)]
         return Rewrites(ids, torch.cat([real, chosen], 1), start, texts, ends[:, -1] > 0)
 
+    def encode_rewrites(self, prompts, rewrites) -> Rewrites:
+        """Given rewrites as tokens behind their prompts, end token included: what somebody else wrote, ready to be scored."""
+        import torch
+
+        tails = [self.tokenizer.encode(t, add_special_tokens=False) + [self.end] for t in rewrites]
+        width = max(map(len, tails))
+        ids, real = self.encode(prompts, self.room - width)
+        tail = torch.tensor([t + [self.end] * (width - len(t)) for t in tails], device=ids.device)
+        chosen = torch.tensor([[True] * len(t) + [False] * (width - len(t)) for t in tails], device=ids.device)
+        done = torch.ones(len(tails), dtype=torch.bool)
+        return Rewrites(torch.cat([ids, tail], 1), torch.cat([real, chosen], 1), ids.shape[1], [t.strip() for t in rewrites], done)
+
     def rewrite(self, prompts, batch=64, progress=False) -> list[str]:
         """The policy's likeliest rewrite of each prompt (greedy decoding)."""
         texts = []

@@ -7,18 +7,22 @@ from pathlib import Path
 from promptlab.runtime import data_dir, exit_code, home
 
 VERBS = """build: train every model (resumes where it stopped); rehearse: the same in miniature, to see that it works here;
-card: measure the models; strip: the README's picture and number"""
+card: measure the models; strip: the README's picture and number;
+prompts: the community's prompts and their splits, data/prompts"""
 
 
 def main(arguments=None) -> int:
     """Run one verb; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m promptlab.pocket", description="Build or measure the pocket world.")
-    parser.add_argument("verb", choices=("build", "rehearse", "card", "strip"), help=VERBS)
+    parser.add_argument("verb", choices=("build", "rehearse", "card", "strip", "prompts"), help=VERBS)
     parser.add_argument("--out", type=Path, default=data_dir() / "pocket", help="folder of the finished world (default: %(default)s)")
     chosen = parser.parse_args(arguments)
-    from promptlab.pocket import build, card, strip
+    from promptlab.pocket import build, card, community, strip
 
-    verbs = {"build": build.build, "rehearse": build.rehearse, "card": card.write, "strip": strip.write}
+    verbs = {
+        "build": build.build, "rehearse": build.rehearse, "card": card.write, "strip": strip.write,
+        "prompts": lambda _: community.write(data_dir() / "prompts"),
+    }  # fmt: skip
     # A rehearsal never writes over the real world.
     out = home() / "pocket" / "rehearsed" if chosen.verb == "rehearse" else chosen.out
     return exit_code(lambda: verbs[chosen.verb](out), "Stopped. The same command goes on from the last checkpoint.")

@@ -1,0 +1,205 @@
+"""What a community of prompt writers of the pocket world types, and the one split of it that every stage keeps to.
+
+A stand-in for the engineered prompts that Promptist learned from (Hao et al. 2022, section 3.1). Its habits help on
+average and are not what helps: fashion more than fit, placebo words, some words that harm. `python -m
+promptlab.pocket prompts` writes `data/prompts/`.
+"""
+
+import json
+import random
+import zlib
+from pathlib import Path
+
+from promptlab.pocket.captions import BACKGROUND_WORDS, EFFECT_WORDS, MEDIUM_WORDS, PLACEBO_WORDS, content
+from promptlab.pocket.pictures import COLOURS, Picture
+from promptlab.pocket.subjects import KIND, KINDS, SUBJECTS, with_article
+from promptlab.runtime import write_atomically
+
+# Fashion: how often a member names each medium, background and light, whatever the subject.
+MEDIA = {"oil painting": 20, "3d render": 20, "photo": 12, "pixel art": 11, "neon": 11, "watercolor": 9, "pencil sketch": 8, "stained glass": 5, "silhouette": 4}  # fmt: skip
+BACKGROUNDS = {None: 22, "night": 20, "sunset": 18, "studio": 12, "forest": 9, "ocean": 6, "snow": 6, "plain": 7}
+EFFECTS = {"detailed": 34, "dramatic": 20, "vivid": 15, "warm": 8, "soft": 7, "blurry": 6, "muted": 4, "black and white": 4, "overexposed": 2}
+# What a sizeable minority has learned about its subjects: the rest follows fashion.
+TIPS = {
+    "sea": ("watercolor", "ocean"), "wild": ("oil painting", "forest"), "plant": ("watercolor", "snow"), "food": ("photo", "studio"),
+    "place": ("oil painting", "sunset"), "vehicle": ("neon", "night"), "thing": ("3d render", "studio"),
+}  # fmt: skip
+TIP = 0.15  # how often a member follows it
+
+SPLITS = ("sft", "ppo", "calibration", "validation", "test")
+# Of the nouns of each kind: these shares belong to one split alone; the rest are "common", known to SFT.
+ALONE = {"test": 0.15, "validation": 0.06, "ppo": 0.14, "calibration": 0.05}
+# Each (noun, colour) of a common noun belongs to one split: shares of 100.
+COMMON = {"sft": 60, "ppo": 15, "validation": 8, "test": 17}
+
+# Wordings, disjoint between splits as well: a policy is tested on sentences it never read.
+REPHRASED = {
+    "sft": ("{} please", "draw {}", "i want {}", "show me {}", "something with {}", "{} for my wall", "can you make {}", "just {}", "i would like to see {}", "picture with {} in it"),
+    "ppo": ("paint me {}", "{} would be great", "let me see {}", "make {} for a card"),
+    "validation": ("could i get {}", "{} thanks", "an idea: {}"),
+    "test": ("please create {}", "i am looking for {}", "how about {}", "{} for my daughter", "give me {} to print"),
+}  # fmt: skip
+SENTENCES = {  # a rewritten target, as prose: content, medium, background or light
+    "sft": ("{m} of {c}: {w}", "i want {c} as {m}, {w}", "{c} done as {m}, {w}", "{c} that looks like {m}, {w} too"),
+    "ppo": ("make {c} into {m}, {w}", "{m} that shows {c}: {w}"),
+    "validation": ("{c}, if possible {m}, {w}",),
+    "test": ("please turn {c} into {m}, {w}", "{c}, but as {m}, {w}"),
+}
+CAPTIONS = {  # as someone would describe a photograph they hold: no split but "sft" lacks them
+    "ppo": ("{} is standing next to a wall", "there is {} on the table in front of us", "a close up of {} seen from the side",
+            "{} that belongs to my neighbour", "we found {} during our holiday"),
+    "validation": ("someone left {} in the garden", "{} in the middle of the room"),
+    "test": ("{} is waiting on the left of the road", "a person looks at {} through a window", "this old image has {} in the corner",
+             "two friends talk about {} near a bench", "{} as it was last summer"),
+}  # fmt: skip
+
+
+def share(*key) -> int:
+    """A fixed number 0-99 for a key: the same on every machine, unrelated to the order of any list."""
+    return zlib.crc32("|".join(map(str, key)).encode()) % 100
+
+
+def groups() -> dict[str, list[str]]:
+    """Which nouns belong to one split alone, and which are common: every kind is divided in the same proportions."""
+    out = {name: [] for name in (*ALONE, "common")}
+    for kind in KINDS:
+        nouns = sorted((s for s in SUBJECTS if KIND[s] == kind), key=lambda s: zlib.crc32(f"group|{s}".encode()))
+        for name, part in ALONE.items():
+            cut = max(1, round(part * sum(KIND[s] == kind for s in SUBJECTS)))
+            out[name] += nouns[:cut]
+            nouns = nouns[cut:]
+        out["common"] += nouns
+    return out
+
+
+def contents(split, nouns) -> list[Picture]:
+    """The (noun, colour) contents of a split among common nouns."""
+    edges, total = {}, 0
+    for name, part in COMMON.items():
+        edges[name], total = (total, total + part), total + part
+    low, high = edges[split]
+    return [Picture((s,), c) for s in nouns for c in (None, *COLOURS) if low <= share("content", s, c) < high]
+
+
+def draw(claims, rng, count=1):
+    """Claims by chance; a noun in its own colours is named as often as the six recoloured ones together."""
+    return rng.choices(claims, [1 if c.colour else len(COLOURS) for c in claims], k=count)
+
+
+def pick(rng, weights):
+    return rng.choices(list(weights), list(weights.values()))[0]
+
+
+def modifiers(kind, rng) -> list[str]:
+    """What a member adds to a subject of this kind: one medium, mostly a background, one to three kinds of light, placebo."""
+    medium, background = TIPS[kind] if rng.random() < TIP else (pick(rng, MEDIA), pick(rng, BACKGROUNDS))
+    effects = {pick(rng, EFFECTS) for _ in range(rng.choice((1, 1, 2, 3)))}
+    words = [rng.choice(MEDIUM_WORDS[medium])] + ([rng.choice(BACKGROUND_WORDS[background])] if background else [])
+    words += [rng.choice(EFFECT_WORDS[e]) for e in sorted(effects)]
+    rng.shuffle(words)
+    return words + rng.sample(PLACEBO_WORDS, rng.choice((0, 1, 1, 2, 3)))
+
+
+def engineer(claim: Picture, rng) -> str:
+    """An engineered prompt: the content, then modifiers behind commas."""
+    return ", ".join([content(claim), *modifiers(KIND[claim.subjects[0]], rng)])
+
+
+def source(kind, target, claim, split, rng) -> str:
+    """What someone might have typed who wanted `target`: one of the paper's four kinds of source (section 3.1).
+
+    MC main content, MCM main content with some modifiers in another order, RMC main content rephrased, RTP the target
+    rephrased as prose.
+    """
+    bare, words = content(claim), target.split(", ")[1:]
+    if kind == "MC":
+        return bare
+    if kind == "MCM":
+        return ", ".join([bare, *rng.sample(words, min(len(words), rng.choice((1, 1, 2))))])
+    if kind == "RMC":
+        return rng.choice(REPHRASED[split]).format(bare)
+    media = [w for group in MEDIUM_WORDS.values() for w in group]
+    (medium,) = [w for w in words if w in media]
+    rest = [w for w in words if w != medium and w not in PLACEBO_WORDS]
+    medium = f"{'an' if medium[0] in 'aeio8' else 'a'} {medium}"
+    return rng.choice(SENTENCES[split]).format(c=bare, m=medium, w=", ".join(rng.sample(rest, min(2, len(rest)))))
+
+
+def in_domain(split, count, rng) -> list[dict]:
+    """Records of the four kinds SFT sees, on common nouns: `count` targets, each with one source of every kind."""
+    pool = contents(split, groups()["common"])
+    chosen = draw(pool, rng, count)
+    out = []
+    for i, claim in enumerate(chosen):
+        target = engineer(claim, rng)
+        for kind in ("MC", "MCM", "RMC", "RTP"):
+            out.append(record(f"{split}-{i}", split, "in_domain", kind, source(kind, target, claim, split, rng), claim, target))
+    return out
+
+
+def out_of_domain(split, count, rng) -> list[dict]:
+    """Records of what SFT never saw: captions, bare labels, pairs, and nouns of this split alone; `count` of each kind."""
+    alone, out = groups()[split], []
+    mine = [Picture((s,), c) for s in alone for c in (None, *COLOURS)]
+    pairs = [Picture((a, b)) for a in alone for b in alone if a != b]
+    labels = [c for c in mine if share("label", c.subjects[0], c.colour) < 40]  # "a frog" and "frog" are the same prompt
+    articled = [c for c in mine if c not in labels]
+    makers = {
+        "caption": lambda: (c := draw(mine, rng)[0], rng.choice(CAPTIONS[split]).format(content(c))),
+        "label": lambda: (c := draw(labels, rng)[0], content(c).removeprefix("an ").removeprefix("a ")),
+        "pair": lambda: (c := rng.choice(pairs), content(c)),
+        "held out": lambda: (c := draw(articled, rng)[0], content(c)),
+    }
+    for kind, make in makers.items():
+        seen = {}
+        for _ in range(50 * count):  # a small split runs out of labels before it has `count` different ones
+            claim, text = make()
+            seen.setdefault(text, claim)
+            if len(seen) == count:
+                break
+        out += [record(f"{split}-{kind}-{i}", split, "out_of_domain", kind, text, claim, None) for i, (text, claim) in enumerate(seen.items())]
+    return out
+
+
+def record(name, split, domain, kind, x, claim, y):
+    return {"id": name, "split": split, "set": domain, "kind": kind, "x": x, "y": y, "subjects": list(claim.subjects), "colour": claim.colour}
+
+
+def distinct(records):
+    """The first record of every x: a prompt counts once."""
+    seen = {}
+    for r in records:
+        seen.setdefault(normalised(r["x"]), r)
+    return list(seen.values())
+
+
+def normalised(text) -> str:
+    """Words in order, without case, punctuation and articles: what the overlap of splits is checked on."""
+    words = "".join(c if c.isalnum() or c.isspace() else " " for c in text.lower()).split()
+    return " ".join(w for w in words if w not in ("a", "an", "the"))
+
+
+def make_all(seed=0) -> dict[str, list[dict]]:
+    """Every split's records. SFT repeats a prompt with several targets, as people do; elsewhere a prompt occurs once."""
+    out = {"sft": in_domain("sft", 1500, random.Random(f"{seed} sft"))}
+    for split, inside, outside in (("ppo", 110, 100), ("validation", 20, 20), ("test", 80, 80)):
+        rng = random.Random(f"{seed} {split}")
+        out[split] = distinct(in_domain(split, inside, rng)) + distinct(out_of_domain(split, outside, rng))
+    out["calibration"] = [
+        record(f"calibration-{i}", "calibration", "out_of_domain", "held out", with_article(s, c), Picture((s,), c), None)
+        for i, (s, c) in enumerate((s, c) for s in groups()["calibration"] for c in (None, *list(COLOURS)[::2]))
+    ]
+    return {split: out[split] for split in SPLITS}
+
+
+def write(folder: Path):
+    """Write one jsonl file per split, and `manifest.json`: what belongs to which split."""
+    splits, folder = make_all(), Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, records in splits.items():
+        write_atomically(folder / f"{split}.jsonl", "".join(json.dumps(r) + "\n" for r in records))
+    manifest = {
+        "command": "python -m promptlab.pocket prompts", "nouns": groups(), "wordings": {"RMC": REPHRASED, "RTP": SENTENCES, "caption": CAPTIONS},
+        "records": {s: len(r) for s, r in splits.items()},
+    }  # fmt: skip
+    write_atomically(folder / "manifest.json", json.dumps(manifest, indent=1))
