@@ -34,7 +34,7 @@ POCKET = Preset(
     calibration="pocket/calibration.json",
     image_size=128,
     steps=8,
-    guidance=3.0,
+    guidance=3.5,
     images_per_prompt=2,
     batch=32,
 )

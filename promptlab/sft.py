@@ -16,7 +16,9 @@ def load_prompts(split) -> list[dict]:
     """
     path = data_dir() / "prompts" / f"{split}.jsonl"
     if not path.exists():
-        raise PromptlabError(f"{path} is missing. The splits are sft, ppo, calibration, validation and test; `git checkout -- data/prompts` restores them.")
+        raise PromptlabError(
+            f"{path} is missing. The splits are sft, ppo, calibration, validation and test; `git checkout -- data/prompts` restores them."
+        )
     try:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except ValueError as error:
@@ -36,9 +38,11 @@ def finetune(policy: Policy, records, folder, epochs=3, lr=5e-4, batch=32, seed=
     import copy
 
     from datasets import Dataset
+    from huggingface_hub import constants
     from transformers.trainer_utils import get_last_checkpoint
     from trl import SFTConfig, SFTTrainer
 
+    constants.HF_HUB_DISABLE_TELEMETRY = True  # TRL would report every training to the hub; this course works offline
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = SFTConfig(
@@ -47,7 +51,10 @@ def finetune(policy: Policy, records, folder, epochs=3, lr=5e-4, batch=32, seed=
         logging_steps=25, report_to="none", gradient_checkpointing=False, bf16=False, dataloader_pin_memory=False,
     )  # fmt: skip
     trainer = SFTTrainer(
-        model=copy.deepcopy(policy.model), args=config, train_dataset=Dataset.from_list(as_pairs(records)), processing_class=policy.tokenizer
+        model=copy.deepcopy(policy.model),
+        args=config,
+        train_dataset=Dataset.from_list(as_pairs(records)),
+        processing_class=policy.tokenizer,
     )
     trainer.train(resume_from_checkpoint=get_last_checkpoint(folder))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in trainer.state.log_history))

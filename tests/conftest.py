@@ -4,7 +4,6 @@ import dataclasses
 import importlib.util
 import json
 import os
-from pathlib import Path
 
 import pytest
 
@@ -46,14 +45,6 @@ def guarded_lookup(host, *args, plain=socket.getaddrinfo, **kwargs):
 guard("connect"), guard("connect_ex")
 socket.getaddrinfo = guarded_lookup
 """
-
-
-def pytest_collection_modifyitems(items):
-    """Until the trained world is committed, what needs it is skipped by name. Remove this with the commit that brings data/pocket."""
-    if not (Path(__file__).resolve().parents[1] / "data" / "pocket" / "card.json").exists():
-        for item in items:
-            if item.get_closest_marker("weights"):
-                item.add_marker(pytest.mark.skip(reason="data/pocket is still being trained: python -m promptlab.pocket build"))
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from promptlab.pocket import community as c
 from promptlab.pocket.captions import MEDIUM_WORDS, PLACEBO_WORDS, content, content_of
 from promptlab.pocket.pictures import Picture
 from promptlab.pocket.subjects import KIND, SUBJECTS
-from promptlab.runtime import data_dir, PromptlabError
+from promptlab.runtime import PromptlabError, data_dir
 from promptlab.sft import load_prompts
 
 SPLITS = {split: load_prompts(split) for split in c.SPLITS}

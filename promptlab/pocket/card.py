@@ -175,7 +175,7 @@ def timing(generator):
         return float(np.median(runs))
 
     with torch.inference_mode():
-        unet = generator.steps * clock(lambda: pipe.unet(x, 500, encoder_hidden_states=states))
+        unet = generator.steps * clock(lambda: pipe.unet(x.to(pipe.unet.dtype), 500, encoder_hidden_states=states))
         decoder = clock(lambda: pipe.vae.decode(x[:n]))
     whole = clock(lambda: generator.generate(prompts, range(n)))
     return [
@@ -243,6 +243,8 @@ def write(out):
             f"| {item['name']} | {item['value']:.3f}{interval} | {item['bar'] or ''} | {('yes' if meets(item) else '**no**') if item['bar'] else ''} |"
         )
     text = CARD.format(subjects=len(SUBJECTS), table="\n".join(rows), date=datetime.date.today(), hardware=hardware(), command=COMMAND)
+    notes = out / "history.md"  # what the person who trained these weights has to say about them, if anything
+    text += "\n" + notes.read_text(encoding="utf8") if notes.exists() else ""
     write_atomically(out / "README.md", text)
 
 

@@ -18,7 +18,17 @@ from promptlab.runtime import write_atomically
 # Fashion: how often a member names each medium, background and light, whatever the subject.
 MEDIA = {"oil painting": 20, "3d render": 20, "photo": 12, "pixel art": 11, "neon": 11, "watercolor": 9, "pencil sketch": 8, "stained glass": 5, "silhouette": 4}  # fmt: skip
 BACKGROUNDS = {None: 22, "night": 20, "sunset": 18, "studio": 12, "forest": 9, "ocean": 6, "snow": 6, "plain": 7}
-EFFECTS = {"detailed": 34, "dramatic": 20, "vivid": 15, "warm": 8, "soft": 7, "blurry": 6, "muted": 4, "black and white": 4, "overexposed": 2}
+EFFECTS = {
+    "detailed": 34,
+    "dramatic": 20,
+    "vivid": 15,
+    "warm": 8,
+    "soft": 7,
+    "blurry": 6,
+    "muted": 4,
+    "black and white": 4,
+    "overexposed": 2,
+}
 # What a sizeable minority has learned about its subjects: the rest follows fashion.
 TIPS = {
     "sea": ("watercolor", "ocean"), "wild": ("oil painting", "forest"), "plant": ("watercolor", "snow"), "food": ("photo", "studio"),
@@ -157,12 +167,23 @@ def out_of_domain(split, count, rng) -> list[dict]:
             seen.setdefault(text, claim)
             if len(seen) == count:
                 break
-        out += [record(f"{split}-{kind}-{i}", split, "out_of_domain", kind, text, claim, None) for i, (text, claim) in enumerate(seen.items())]
+        out += [
+            record(f"{split}-{kind}-{i}", split, "out_of_domain", kind, text, claim, None) for i, (text, claim) in enumerate(seen.items())
+        ]
     return out
 
 
 def record(name, split, domain, kind, x, claim, y):
-    return {"id": name, "split": split, "set": domain, "kind": kind, "x": x, "y": y, "subjects": list(claim.subjects), "colour": claim.colour}
+    return {
+        "id": name,
+        "split": split,
+        "set": domain,
+        "kind": kind,
+        "x": x,
+        "y": y,
+        "subjects": list(claim.subjects),
+        "colour": claim.colour,
+    }
 
 
 def distinct(records):

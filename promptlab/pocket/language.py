@@ -51,4 +51,6 @@ def fit(pictures, tokenizer, folder, steps=STEPS):
         targets = ids[:, 1:].masked_fill(~real[:, 1:], -100)
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
 
-    return train("language", folder, steps, {"model": model}, loss_of, 1e-3, BATCH, len(rows), ema=("model",), log=folder / "log.txt")["model"]
+    return train("language", folder, steps, {"model": model}, loss_of, 1e-3, BATCH, len(rows), ema=("model",), log=folder / "log.txt")[
+        "model"
+    ]

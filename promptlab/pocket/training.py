@@ -42,9 +42,7 @@ def optimisers(modules, lr, lr_scale, weight_decay, muon):
     return made, flat
 
 
-def train(
-    name, folder, steps, modules, loss_of, lr, batch, size, ema=(), lr_scale=None, weight_decay=0.01, seed=0, log=None, muon=()
-):
+def train(name, folder, steps, modules, loss_of, lr, batch, size, ema=(), lr_scale=None, weight_decay=0.01, seed=0, log=None, muon=()):
     """Train `modules` for `steps` steps and return them, averaged where named in `ema`.
 
     Args: `modules` a dict of nn.Modules; `loss_of(indices)` the loss of a numpy array of `batch` example indices below
@@ -103,7 +101,7 @@ def train(
         for parameter in parameters:
             parameter.grad = None
         with torch.no_grad():
-            keep = min(0.999, (step + 1) / (step + 10))
+            keep = min(0.998, (step + 1) / (step + 10))
             for k, m in average.items():
                 for slow, fast in zip(m.state_dict().values(), modules[k].state_dict().values(), strict=True):
                     slow.lerp_(fast, 1 - keep) if slow.is_floating_point() else slow.copy_(fast)

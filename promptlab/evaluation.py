@@ -1,0 +1,129 @@
+"""Evaluation: every method on the same prompts and image seeds, differences paired, intervals by bootstrap.
+
+Image seeds for training (a million and up, `ppo.PPO.image_seeds`), for selecting and for scoring never meet.
+"""
+
+import random
+from collections import Counter
+
+import numpy as np
+
+from promptlab.pocket.captions import content_of
+from promptlab.pocket.judge import shows
+from promptlab.prompts import split_prompt
+from promptlab.rewards import mean_per_pair, promptist_reward
+from promptlab.runtime import PromptlabError
+
+SCORING = (500_001, 500_002, 500_003, 500_004)  # seeds that only score
+SELECTING = (400_001, 400_002)  # seeds that only choose: among best-of-n, among suffixes
+METRICS = ("reward", "aesthetic", "relevance", "gold", "intent", "length")
+
+
+def measure(scorer, records, texts, seeds=SCORING, progress=False) -> dict:
+    """Score one method's rewrites of some records: a dict of arrays (prompts,), one per name in METRICS.
+
+    The reward has no KL term. Intent is the share of pictures, in %, in which the judge finds every content word of the
+    *typed* prompt; gold is the mean rating, 1-10; length is in words.
+    """
+    plain = [r["x"] for r in records]
+    scores = scorer.score(plain, texts, list(seeds), progress)
+    facts = scorer.gallery.facts([t for t in texts for _ in seeds], list(seeds) * len(texts))
+    per_prompt = lambda values: np.asarray(values, float).reshape(len(texts), len(seeds)).mean(1)  # noqa: E731
+    claims = [content_of(x) for x in plain for _ in seeds]
+    if None in claims:
+        raise PromptlabError(
+            f"{plain[claims.index(None) // len(seeds)]!r} names no subject of the pocket world, so its intent cannot be judged."
+        )
+    return {
+        "reward": mean_per_pair(promptist_reward(scores, scorer.calibration), scores).numpy().astype(float),
+        "aesthetic": per_prompt(scores.aesthetic),
+        "relevance": per_prompt(scores.relevance),
+        "gold": per_prompt([f["gold"] for f in facts]),
+        "intent": 100 * per_prompt([all(shows(f, c).values()) for f, c in zip(facts, claims, strict=True)]),
+        "length": np.array([len(t.split()) for t in texts], float),
+    }
+
+
+def interval(values, draws=2000, seed=0):
+    """Mean and 95 % bootstrap interval of (training seeds, prompts) values, resampling both; (mean, low, high).
+
+    A row per training seed; a method without training has one row. For a paired difference, pass the difference.
+    """
+    values = np.atleast_2d(np.asarray(values, float))
+    rng, (rows, columns) = np.random.default_rng(seed), values.shape
+    picked_rows, picked = rng.integers(rows, size=(draws, rows)), rng.integers(columns, size=(draws, columns))
+    means = [values[np.ix_(r, c)].mean() for r, c in zip(picked_rows, picked, strict=True)]
+    return float(values.mean()), *map(float, np.percentile(means, (2.5, 97.5)))
+
+
+def results(measured, records, against="plain") -> list[dict]:
+    """Tidy records ``{set, method, versus, metric, mean, low, high, n, seeds, per_seed}`` (design.md, section 7).
+
+    `measured` maps a method to one dict of `measure` per training seed. Every method is reported alone and as the paired
+    difference to plain, to SFT and to the best fixed suffix; by set and by kind of source.
+    """
+    groups = {r["set"]: [] for r in records} | {f"{r['set']}: {r['kind']}": [] for r in records}
+    for i, r in enumerate(records):
+        for name in (r["set"], f"{r['set']}: {r['kind']}"):
+            groups[name].append(i)
+    out = []
+    for name, index in groups.items():
+        for method, runs in measured.items():
+            for other in (None, *(m for m in (against, "suffix", "sft") if m in measured and m != method)):
+                for metric in METRICS:
+                    values = np.stack([run[metric][index] for run in runs])
+                    if other:
+                        base = np.stack([run[metric][index] for run in measured[other]])
+                        values = values - (base if len(base) == len(values) else base.mean(0))
+                    mean, low, high = interval(values)
+                    out.append({
+                        "set": name, "method": method, "versus": other, "metric": metric, "mean": round(mean, 4), "low": round(low, 4),
+                        "high": round(high, 4), "n": len(index), "seeds": len(runs), "per_seed": [round(float(v), 4) for v in values.mean(1)],
+                    })  # fmt: skip
+    return out
+
+
+def best_of_n(policy, scorer, prompts, n=8, seeds=SELECTING, seed=0, progress=False) -> list[str]:
+    """Of `n` sampled rewrites of each prompt, the one with the highest reward on the seeds to choose by."""
+    rewrites = policy.sample([p for p in prompts for _ in range(n)], seed=seed).texts
+    rewards = scorer.rewards([p for p in prompts for _ in range(n)], rewrites, list(seeds), progress).view(len(prompts), n)
+    return [rewrites[i * n + int(best)] for i, best in enumerate(rewards.argmax(1))]
+
+
+def best_suffix(scorer, prompts, candidates, budget, seeds=SELECTING, seed=0, progress=False) -> str:
+    """The one suffix that earns most on average over `prompts`, found by successive halving with `budget` pictures.
+
+    Each round spends an equal part of the budget on the suffixes still in the race, then drops the worse half
+    (Karnin, Koren and Somekh 2013).
+    """
+    rng, left = random.Random(seed), list(dict.fromkeys(candidates))
+    rounds = max(1, int(np.ceil(np.log2(len(left)))))
+    for _ in range(rounds):
+        each = max(1, budget // (rounds * len(left) * len(seeds)))
+        some = [rng.choice(prompts) for _ in range(each)]  # the same prompts for every suffix: a paired comparison
+        x = [p for _ in left for p in some]
+        y = [f"{p}, {suffix}" for suffix in left for p in some]
+        means = scorer.rewards(x, y, list(seeds), progress).view(len(left), each).mean(1)
+        left = [left[i] for i in means.argsort(descending=True)[: max(1, len(left) // 2)].tolist()]
+    return left[0]
+
+
+def suffix_of(text) -> str:
+    """What a rewrite adds, as a set in a fixed order: two rewrites with the same modifiers have the same suffix."""
+    return ", ".join(sorted(split_prompt(text)[1]))
+
+
+def diversity(texts, embeddings=None) -> dict:
+    """How varied a method's rewrites are.
+
+    `distinct_suffixes` per 100 prompts, `distinct_1` and `distinct_2` (different words and pairs of words over all, Li
+    et al. 2016), and with `embeddings` (n, width) of one picture each, `image_diversity`: their mean cosine distance.
+    """
+    words = [text.replace(",", " ").split() for text in texts]
+    grams = {n: Counter(tuple(w[i : i + n]) for w in words for i in range(len(w) - n + 1)) for n in (1, 2)}
+    out = {"distinct_suffixes": 100 * len({suffix_of(t) for t in texts}) / len(texts)}
+    out |= {f"distinct_{n}": len(count) / max(1, sum(count.values())) for n, count in grams.items()}
+    if embeddings is not None and len(embeddings) > 1:
+        n, total = len(embeddings), np.asarray(embeddings, float).sum(0)
+        out["image_diversity"] = float(1 - (total @ total - n) / (n * (n - 1)))  # of embeddings of length 1
+    return out
