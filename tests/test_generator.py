@@ -160,12 +160,12 @@ def test_other_weights_have_other_keys(tiny_world, tiny_generator, tmp_path, par
     from safetensors.torch import load_file, save_file
 
     folder = shutil.copytree(tiny_world / "generator", tmp_path / "generator")
-    assert Generator(folder, 2, 3.0, 4, torch.float32).key("a frog", 1) == tiny_generator.key("a frog", 1), "a copy is the same"
+    assert Generator(folder, 2, tiny_generator.guidance, 4, torch.float32).key("a frog", 1) == tiny_generator.key("a frog", 1), "a copy is the same"
     (file,) = folder.glob(part)
     tensors = load_file(file)
     next(iter(tensors.values())).view(-1)[0] += 1
     save_file(tensors, file, metadata={"format": "pt"})
-    assert Generator(folder, 2, 3.0, 4, torch.float32).key("a frog", 1) != tiny_generator.key("a frog", 1)
+    assert Generator(folder, 2, tiny_generator.guidance, 4, torch.float32).key("a frog", 1) != tiny_generator.key("a frog", 1)
 
 
 @pytest.mark.parametrize("file, field, value", [("vae/config.json", "scaling_factor", 0.5), ("scheduler/scheduler_config.json", "beta_end", 0.02),
@@ -178,7 +178,7 @@ def test_other_settings_have_other_keys(tiny_world, tiny_generator, tmp_path, fi
     folder = shutil.copytree(tiny_world / "generator", tmp_path / "generator")
     settings = json.loads((folder / file).read_text())
     (folder / file).write_text(json.dumps(settings | {field: value}))
-    changed = Generator(folder, 2, 3.0, 4, torch.float32)
+    changed = Generator(folder, 2, tiny_generator.guidance, 4, torch.float32)
     assert apart(changed.generate(["a frog"], [1]), tiny_generator.generate(["a frog"], [1])) > 1
     assert changed.key("a frog", 1) != tiny_generator.key("a frog", 1)
 
