@@ -160,7 +160,9 @@ def test_other_weights_have_other_keys(tiny_world, tiny_generator, tmp_path, par
     from safetensors.torch import load_file, save_file
 
     folder = shutil.copytree(tiny_world / "generator", tmp_path / "generator")
-    assert Generator(folder, 2, tiny_generator.guidance, 4, torch.float32).key("a frog", 1) == tiny_generator.key("a frog", 1), "a copy is the same"
+    assert Generator(folder, 2, tiny_generator.guidance, 4, torch.float32).key("a frog", 1) == tiny_generator.key("a frog", 1), (
+        "a copy is the same"
+    )
     (file,) = folder.glob(part)
     tensors = load_file(file)
     next(iter(tensors.values())).view(-1)[0] += 1
