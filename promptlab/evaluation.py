@@ -4,15 +4,13 @@ Image seeds for training (a million and up, `ppo.PPO.image_seeds`), for selectin
 """
 
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 
 import numpy as np
 
-from promptlab.pocket.captions import content_of
-from promptlab.pocket.judge import shows
 from promptlab.prompts import split_prompt
 from promptlab.rewards import mean_per_pair, promptist_reward
-from promptlab.runtime import PromptlabError
+from promptlab.sheets import ContactSheet
 
 SCORING = (500_001, 500_002, 500_003, 500_004)  # seeds that only score
 SELECTING = (400_001, 400_002)  # seeds that only choose: among best-of-n, among suffixes
@@ -26,20 +24,14 @@ def measure(scorer, records, texts, seeds=SCORING, progress=False) -> dict:
     *typed* prompt; gold is the mean rating, 1-10; length is in words.
     """
     plain = [r["x"] for r in records]
-    scores = scorer.score(plain, texts, list(seeds), progress)
-    facts = scorer.gallery.facts([t for t in texts for _ in seeds], list(seeds) * len(texts))
-    per_prompt = lambda values: np.asarray(values, float).reshape(len(texts), len(seeds)).mean(1)  # noqa: E731
-    claims = [content_of(x) for x in plain for _ in seeds]
-    if None in claims:
-        raise PromptlabError(
-            f"{plain[claims.index(None) // len(seeds)]!r} names no subject of the pocket world, so its intent cannot be judged."
-        )
+    sheet = ContactSheet(scorer, plain, texts, list(seeds), progress)
+    per_prompt = lambda values: mean_per_pair(values, sheet.scores).numpy().astype(float)  # noqa: E731
     return {
-        "reward": mean_per_pair(promptist_reward(scores, scorer.calibration), scores).numpy().astype(float),
-        "aesthetic": per_prompt(scores.aesthetic),
-        "relevance": per_prompt(scores.relevance),
-        "gold": per_prompt([f["gold"] for f in facts]),
-        "intent": 100 * per_prompt([all(shows(f, c).values()) for f, c in zip(facts, claims, strict=True)]),
+        "reward": per_prompt(promptist_reward(sheet.scores, scorer.calibration)),
+        "aesthetic": per_prompt(sheet.scores.aesthetic),
+        "relevance": per_prompt(sheet.scores.relevance),
+        "gold": per_prompt(sheet.gold),
+        "intent": per_prompt(100 * sheet.kept),
         "length": np.array([len(t.split()) for t in texts], float),
     }
 
@@ -52,24 +44,24 @@ def interval(values, draws=2000, seed=0):
     values = np.atleast_2d(np.asarray(values, float))
     rng, (rows, columns) = np.random.default_rng(seed), values.shape
     picked_rows, picked = rng.integers(rows, size=(draws, rows)), rng.integers(columns, size=(draws, columns))
-    means = [values[np.ix_(r, c)].mean() for r, c in zip(picked_rows, picked, strict=True)]
+    means = values[picked_rows[:, :, None], picked[:, None, :]].mean((1, 2))
     return float(values.mean()), *map(float, np.percentile(means, (2.5, 97.5)))
 
 
-def results(measured, records, against="plain") -> list[dict]:
+def results(measured, records) -> list[dict]:
     """Tidy records ``{set, method, versus, metric, mean, low, high, n, seeds, per_seed}`` (design.md, section 7).
 
     `measured` maps a method to one dict of `measure` per training seed. Every method is reported alone and as the paired
     difference to plain, to SFT and to the best fixed suffix; by set and by kind of source.
     """
-    groups = {r["set"]: [] for r in records} | {f"{r['set']}: {r['kind']}": [] for r in records}
+    groups = defaultdict(list)
     for i, r in enumerate(records):
         for name in (r["set"], f"{r['set']}: {r['kind']}"):
             groups[name].append(i)
     out = []
     for name, index in groups.items():
         for method, runs in measured.items():
-            for other in (None, *(m for m in (against, "suffix", "sft") if m in measured and m != method)):
+            for other in (None, *(m for m in ("plain", "suffix", "sft") if m in measured and m != method)):
                 for metric in METRICS:
                     values = np.stack([run[metric][index] for run in runs])
                     if other:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from promptlab.policy import Policy, Rewrites, inputs, log_probs
-from promptlab.runtime import PromptlabError, bar, device, load_checkpoint, save_checkpoint, write_atomically
+from promptlab.runtime import PromptlabError, bar, device, load_checkpoint, save_checkpoint, write_jsonl
 
 
 @dataclass(frozen=True)
@@ -260,5 +260,5 @@ def train(policy, pool, reward, folder, updates, settings=None, watch=None, ever
 
 def keep(ppo, history, checkpoint, log):
     """Write metrics and checkpoint; the checkpoint last, so that a kill between the two repeats updates and loses none."""
-    write_atomically(log, "".join(json.dumps(m) + "\n" for m in history))
+    write_jsonl(log, history)
     ppo.save(checkpoint)

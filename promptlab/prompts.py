@@ -1,9 +1,10 @@
 """Words a person typed: cleaned, checked, compared."""
 
+import json
 import re
 import unicodedata
 
-from promptlab.runtime import PromptlabError
+from promptlab.runtime import PromptlabError, data_dir
 
 
 def clean_prompt(text: str) -> str:
@@ -68,3 +69,19 @@ def split_prompt(text: str) -> tuple[str, list[str]]:
     if found:
         content, rest = found[2], [found[1], *rest]
     return content, rest + switches
+
+
+def load_prompts(split) -> list[dict]:
+    """The records of one split of `data/prompts`: dicts with x, y, kind, set, subjects, colour.
+
+    Raises `PromptlabError` for an unknown split or a damaged file.
+    """
+    path = data_dir() / "prompts" / f"{split}.jsonl"
+    if not path.exists():
+        raise PromptlabError(
+            f"{path} is missing. The splits are sft, ppo, calibration, validation and test; `git checkout -- data/prompts` restores them."
+        )
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except ValueError as error:
+        raise PromptlabError(f"{path} is damaged ({error}). `git checkout -- data/prompts` restores it.") from error

@@ -3,6 +3,7 @@
 import gc
 import hashlib
 import io
+import json
 import os
 import sys
 from contextlib import contextmanager
@@ -125,6 +126,11 @@ def write_atomically(path, content: str | bytes):
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise PromptlabError(f"Could not write {path} ({error}). Free some space, or let PROMPTLAB_HOME name another folder.") from error
+
+
+def write_jsonl(path, rows):
+    """Write one JSON value per line, as `write_atomically` writes."""
+    write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 @contextmanager

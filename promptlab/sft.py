@@ -1,28 +1,10 @@
 """Supervised fine-tuning: the policy learns to write what the community writes (Hao et al. 2022, section 2.2)."""
 
-import json
 from pathlib import Path
 
 from promptlab.policy import MARK, Policy, log_probs
-from promptlab.ppo import masked_mean
 from promptlab.prompts import split_prompt
-from promptlab.runtime import PromptlabError, data_dir
-
-
-def load_prompts(split) -> list[dict]:
-    """The records of one split of `data/prompts`: dicts with x, y, kind, set, subjects, colour.
-
-    Raises `PromptlabError` for an unknown split or a damaged file.
-    """
-    path = data_dir() / "prompts" / f"{split}.jsonl"
-    if not path.exists():
-        raise PromptlabError(
-            f"{path} is missing. The splits are sft, ppo, calibration, validation and test; `git checkout -- data/prompts` restores them."
-        )
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except ValueError as error:
-        raise PromptlabError(f"{path} is damaged ({error}). `git checkout -- data/prompts` restores it.") from error
+from promptlab.runtime import write_jsonl
 
 
 def as_pairs(records) -> list[dict]:
@@ -44,7 +26,7 @@ def finetune(policy: Policy, records, folder, epochs=3, lr=5e-4, batch=32, seed=
 
     constants.HF_HUB_DISABLE_TELEMETRY = True  # TRL would report every training to the hub; this course works offline
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)  # TRL looks for a checkpoint in it
     config = SFTConfig(
         output_dir=str(folder), num_train_epochs=epochs, per_device_train_batch_size=batch, learning_rate=lr, lr_scheduler_type="linear",
         warmup_steps=50, weight_decay=0.01, max_length=policy.room, seed=seed, data_seed=seed, save_strategy="epoch", save_total_limit=1,
@@ -57,7 +39,7 @@ def finetune(policy: Policy, records, folder, epochs=3, lr=5e-4, batch=32, seed=
         processing_class=policy.tokenizer,
     )
     trainer.train(resume_from_checkpoint=get_last_checkpoint(folder))
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in trainer.state.log_history))
+    write_jsonl(folder / "metrics.jsonl", trainer.state.log_history)
     return Policy(trainer.model, policy.tokenizer)
 
 
@@ -70,8 +52,7 @@ def held_out_loss(policy: Policy, records, batch=64) -> float:
         rewrites = policy.encode_rewrites([r["x"] for r in records[i : i + batch]], [" " + r["y"] for r in records[i : i + batch]])
         with torch.inference_mode():
             log_p, _ = log_probs(policy.model, rewrites)
-        n = int(rewrites.mask.sum())
-        total, count = total - masked_mean(log_p, rewrites.mask).item() * n, count + n
+        total, count = total - (log_p * rewrites.mask).sum().item(), count + int(rewrites.mask.sum())
     return total / count
 
 

@@ -11,8 +11,8 @@ from promptlab.pocket import community as c
 from promptlab.pocket.captions import MEDIUM_WORDS, PLACEBO_WORDS, content, content_of
 from promptlab.pocket.pictures import Picture
 from promptlab.pocket.subjects import KIND, SUBJECTS
+from promptlab.prompts import load_prompts
 from promptlab.runtime import PromptlabError, data_dir
-from promptlab.sft import load_prompts
 
 SPLITS = {split: load_prompts(split) for split in c.SPLITS}
 PAIRS = list(combinations(c.SPLITS, 2))
@@ -96,7 +96,7 @@ def test_habits_follow_fashion_more_than_fit():
 
 @pytest.mark.parametrize("damage", ["missing", "text"])
 def test_a_damaged_split_is_named(tmp_path, monkeypatch, damage):
-    monkeypatch.setattr("promptlab.sft.data_dir", lambda: tmp_path)
+    monkeypatch.setattr("promptlab.prompts.data_dir", lambda: tmp_path)
     (tmp_path / "prompts").mkdir()
     if damage == "text":
         (tmp_path / "prompts" / "test.jsonl").write_text(json.dumps({"x": "a frog"}) + "\n{")

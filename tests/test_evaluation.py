@@ -59,7 +59,7 @@ def test_every_measure_by_hand():
 def test_intent_is_judged_on_what_was_typed_not_on_the_rewrite():
     record = [{"x": "a fox", "set": "in_domain", "kind": "MC"}]
     assert ev.measure(WordScorer(), record, ["a frog"], seeds=(1,))["intent"].tolist() == [0]
-    with pytest.raises(PromptlabError, match="'hello' names no subject"):
+    with pytest.raises(PromptlabError, match="knows no subject in 'hello'"):
         ev.measure(WordScorer(), [{"x": "hello", "set": "in_domain", "kind": "MC"}], ["a frog"])
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from tiny_policy import tiny_policy
 
-from promptlab import sft
 from promptlab.policy import MARK, log_probs
+from promptlab.prompts import load_prompts
 from promptlab.sft import as_pairs, finetune, format_rate, held_out_loss
 
 RECORDS = [{"x": x, "y": f"{x} oil vivid"} for x in ("a frog", "a castle", "red frog", "blue castle")] * 8
@@ -100,5 +100,5 @@ def test_the_exact_format(text, good):
 def test_the_prompts_the_course_ships_fit_the_policy():
     from promptlab.pocket.language import CONTEXT
 
-    longest = max(len(r["x"]) + len(r["y"]) for r in sft.load_prompts("sft"))
+    longest = max(len(r["x"]) + len(r["y"]) for r in load_prompts("sft"))
     assert longest < 4 * CONTEXT, "about four letters a token"

@@ -87,6 +87,16 @@ def content(claim: Picture) -> str:
     return " and ".join(with_article(noun, claim.colour) for noun in claim.subjects)
 
 
+def without_article(phrase: str) -> str:
+    """``a frog`` to ``frog``."""
+    return phrase.removeprefix("an ").removeprefix("a ")
+
+
+def a_medium(words: str) -> str:
+    """A medium with its article: ``an oil painting``, ``a watercolor``."""
+    return f"{'an' if words[0] in 'aeio8' else 'a'} {words}"
+
+
 def caption(claim: Picture, rng, placebo=0.3) -> str:
     """Write one caption that says exactly what `claim` holds, in a random wording. `rng` is a `random.Random`."""
     medium = rng.choice(MEDIUM_WORDS[claim.medium]) if claim.medium else None
@@ -94,11 +104,11 @@ def caption(claim: Picture, rng, placebo=0.3) -> str:
     said += [rng.choice(BACKGROUND_WORDS[claim.background])] if claim.background else []
     text, form = content(claim), rng.random()
     if form < 0.15:
-        text = text.removeprefix("an ").removeprefix("a ")
+        text = without_article(text)
     elif form < 0.25:
         text = f"{rng.choice(OPENINGS)} {text}"
     elif form < 0.37 and medium:
-        text, medium = f"{'an' if medium[0] in 'aeio8' else 'a'} {medium} of {text}", None
+        text, medium = f"{a_medium(medium)} of {text}", None
     said += [medium] if medium else []
     said += rng.sample(PLACEBO_WORDS, rng.choice((1, 1, 2))) if rng.random() < placebo else []
     rng.shuffle(said)

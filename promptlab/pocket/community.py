@@ -10,10 +10,10 @@ import random
 import zlib
 from pathlib import Path
 
-from promptlab.pocket.captions import BACKGROUND_WORDS, EFFECT_WORDS, MEDIUM_WORDS, PLACEBO_WORDS, content
+from promptlab.pocket.captions import BACKGROUND_WORDS, EFFECT_WORDS, MEDIUM_WORDS, PLACEBO_WORDS, a_medium, content, without_article
 from promptlab.pocket.pictures import COLOURS, Picture
 from promptlab.pocket.subjects import KIND, KINDS, SUBJECTS, with_article
-from promptlab.runtime import write_atomically
+from promptlab.runtime import write_atomically, write_jsonl
 
 # Fashion: how often a member names each medium, background and light, whatever the subject.
 MEDIA = {"oil painting": 20, "3d render": 20, "photo": 12, "pixel art": 11, "neon": 11, "watercolor": 9, "pencil sketch": 8, "stained glass": 5, "silhouette": 4}  # fmt: skip
@@ -131,8 +131,7 @@ def source(kind, target, claim, split, rng) -> str:
     media = [w for group in MEDIUM_WORDS.values() for w in group]
     (medium,) = [w for w in words if w in media]
     rest = [w for w in words if w != medium and w not in PLACEBO_WORDS]
-    medium = f"{'an' if medium[0] in 'aeio8' else 'a'} {medium}"
-    return rng.choice(SENTENCES[split]).format(c=bare, m=medium, w=", ".join(rng.sample(rest, min(2, len(rest)))))
+    return rng.choice(SENTENCES[split]).format(c=bare, m=a_medium(medium), w=", ".join(rng.sample(rest, min(2, len(rest)))))
 
 
 def in_domain(split, count, rng) -> list[dict]:
@@ -156,7 +155,7 @@ def out_of_domain(split, count, rng) -> list[dict]:
     articled = [c for c in mine if c not in labels]
     makers = {
         "caption": lambda: (c := draw(mine, rng)[0], rng.choice(CAPTIONS[split]).format(content(c))),
-        "label": lambda: (c := draw(labels, rng)[0], content(c).removeprefix("an ").removeprefix("a ")),
+        "label": lambda: (c := draw(labels, rng)[0], without_article(content(c))),
         "pair": lambda: (c := rng.choice(pairs), content(c)),
         "held out": lambda: (c := draw(articled, rng)[0], content(c)),
     }
@@ -216,9 +215,8 @@ def make_all(seed=0) -> dict[str, list[dict]]:
 def write(folder: Path):
     """Write one jsonl file per split, and `manifest.json`: what belongs to which split."""
     splits, folder = make_all(), Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     for split, records in splits.items():
-        write_atomically(folder / f"{split}.jsonl", "".join(json.dumps(r) + "\n" for r in records))
+        write_jsonl(folder / f"{split}.jsonl", records)
     manifest = {
         "command": "python -m promptlab.pocket prompts", "nouns": groups(), "wordings": {"RMC": REPHRASED, "RTP": SENTENCES, "caption": CAPTIONS},
         "records": {s: len(r) for s, r in splits.items()},

@@ -32,9 +32,9 @@ def optimisers(modules, lr, lr_scale, weight_decay, muon):
     """
     flat, groups = [], []
     for name, module in modules.items():
-        matrices = [p for p in module.parameters() if p.ndim >= 2] if name in muon else []
+        matrices = [p for p in module.parameters() if p.ndim >= 2 and name in muon]
         flat += [(p, torch.nn.Parameter(p.data.view(len(p), -1))) for p in matrices]
-        rest = [p for p in module.parameters() if not any(p is m for m in matrices)]
+        rest = [p for p in module.parameters() if p.ndim < 2 or name not in muon]
         groups.append({"params": rest, "lr": lr * (lr_scale or {}).get(name, 1.0)})
     made = [torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)]
     if flat:
