@@ -17,6 +17,9 @@ class Preset:
     aesthetic: str  # folder of the head that rates a CLIP image embedding
     judge: str  # folder of the classifier that tells what a picture shows; for evaluation, never in a reward
     calibration: str  # file with the slope, threshold and scale that carry the paper's reward over to this CLIP and head
+    language: str  # folder of the language model that every policy starts from
+    sft: str  # folder of the shipped policy after supervised fine-tuning
+    ppo: str  # folder of the shipped policy after PPO
     image_size: int  # pixels a side
     steps: int  # denoising steps a picture: more is finer, and slower in proportion
     guidance: float  # how hard a picture is pushed towards its prompt: 1 is no push, more is more literal and less varied
@@ -32,6 +35,9 @@ POCKET = Preset(
     aesthetic="pocket/aesthetic",
     judge="pocket/judge",
     calibration="pocket/calibration.json",
+    language="pocket/language",
+    sft="pocket/sft",
+    ppo="pocket/ppo",
     image_size=128,
     steps=8,
     guidance=3.5,

@@ -10,8 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from promptlab.config import Preset, preset
 from promptlab.prompts import clean_prompt
-from promptlab.runtime import PromptlabError, bar, device, reading_weights
+from promptlab.runtime import PromptlabError, bar, data_dir, device, home, reading_weights
 
 MARK = " Rephrase:"  # Promptist's format: x + MARK + y + end token
 
@@ -84,8 +85,8 @@ class Policy:
             torch.manual_seed(seed)
             # Every setting is named: a model's own generation config may hold a top-k or a repetition penalty.
             ids = self.model.generate(
-                ids, attention_mask=real.long(), do_sample=not greedy, temperature=1.0, top_k=0, top_p=1.0, min_length=0,
-                repetition_penalty=1.0, num_beams=1, max_new_tokens=new_tokens, eos_token_id=self.end, pad_token_id=self.end,
+                ids, attention_mask=real.long(), do_sample=not greedy, **({} if greedy else {"temperature": 1.0, "top_k": 0, "top_p": 1.0}),
+                min_length=0, repetition_penalty=1.0, num_beams=1, max_new_tokens=new_tokens, eos_token_id=self.end, pad_token_id=self.end,
             )  # fmt: skip
         ids = ids.clone()  # out of inference mode, so that training may use them
         # Padding is the end token too, so what is real follows from counting: everything up to the first end token.
@@ -116,9 +117,12 @@ class Policy:
             texts += self.sample(prompts[i : i + batch], greedy=True).texts
         return texts
 
-    def save(self, folder):
-        """Write a plain transformers folder: weights as safetensors, and the tokenizer."""
-        self.model.save_pretrained(folder, safe_serialization=True)
+    def save(self, folder, half=False):
+        """Write a plain transformers folder: weights as safetensors (fp16 if `half`), and the tokenizer."""
+        import copy
+
+        model = copy.deepcopy(self.model).half() if half else self.model
+        model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
 
@@ -146,3 +150,20 @@ def load_policy(folder) -> Policy:
     with reading_weights(folder, "train it again, or name the folder of another policy"):
         model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype="float32")
         return Policy(model, AutoTokenizer.from_pretrained(folder, local_files_only=True))
+
+
+def own_policy(stage, chosen: Preset | None = None) -> Path:
+    """Where a reader's own policy of a stage, "sft" or "ppo", is kept: a folder of the run folder."""
+    return home() / (chosen or preset()).name / stage / "policy"
+
+
+def stage_policy(stage, chosen: Preset | None = None, shipped=False) -> Policy:
+    """The policy of a stage, "language", "sft" or "ppo": your own where you trained one, else (or if `shipped`) the one that came along.
+
+    Prints in one line which of the two it is. Raises `PromptlabError` as `load_policy` does.
+    """
+    chosen = chosen or preset()
+    own = own_policy(stage, chosen)
+    folder = own if (own / "config.json").exists() and not shipped else data_dir() / getattr(chosen, stage)
+    print(f"{stage} policy: {'your own' if folder == own else 'the shipped one'}, {folder}")
+    return load_policy(folder)

@@ -85,6 +85,11 @@ def headless() -> bool:
     return bool(os.environ.get("PROMPTLAB_HEADLESS"))
 
 
+def short(full: int, few: int) -> int:
+    """`full`, or `few` where `PROMPTLAB_SHORT` is set: the tests run every cell of a lesson, with less training in it."""
+    return few if os.environ.get("PROMPTLAB_SHORT") else full
+
+
 def bar(items=None, **kwargs):
     """A tqdm progress bar that suits a terminal and a notebook."""
     from tqdm.auto import tqdm

@@ -50,6 +50,7 @@ def run_folder(tmp_path_factory):
 @pytest.mark.timeout(600)
 def test_notebook_runs(path, run_folder, monkeypatch, record_property):
     monkeypatch.setenv("PROMPTLAB_HOME", str(run_folder))  # one for all, as in `make run`, and not the reader's
+    monkeypatch.setenv("PROMPTLAB_SHORT", "1")  # the same cells with a shorter training in them
     record = notebooks.execute(path, run_folder)
     for name in ("seconds", "peak_memory_mb"):
         record_property(name, record[name])

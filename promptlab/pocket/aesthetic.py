@@ -12,12 +12,17 @@ from promptlab.runtime import bar, device
 STEPS, BATCH, RATERS = 3000, 256, 3
 
 
-def simulated_ratings(pictures, images, seed=0):
+def gold_of_renders(pictures, images):
+    """The gold rating of rendered pictures (n,), whose content is known."""
+    parts = []
+    for i in bar(range(0, len(images), 500), desc="gold"):
+        parts.append(gold(np.asarray(images[i : i + 500]), truth_as_seen(pictures[i : i + 500])))
+    return np.concatenate(parts)
+
+
+def simulated_ratings(truth, seed=0):
     """What a few people would answer, 1-10: gold plus each rater's own noise and offset, rounded, averaged over raters."""
-    rng, ratings = np.random.default_rng(seed), []
-    for i in bar(range(0, len(images), 500), desc="ratings"):
-        ratings.append(gold(np.asarray(images[i : i + 500]), truth_as_seen(pictures[i : i + 500])))
-    truth = np.concatenate(ratings)
+    rng = np.random.default_rng(seed)
     noise = rng.normal(0, 1.2, (RATERS, len(truth))) + rng.normal(0, 0.5, (RATERS, 1))
     return np.clip(np.round(truth + noise), 1, 10).mean(0)
 

@@ -1,4 +1,4 @@
-"""Build the pocket world from nothing: render pictures, train five models, write them to a folder in hub format.
+"""Build the pocket world from nothing: render pictures, train six models, write them to a folder in hub format.
 
 Every stage leaves its result in the build folder and is skipped when that is complete, so the same command resumes
 after a kill. `python -m promptlab.pocket build` runs all of them.
@@ -6,16 +6,20 @@ after a kill. `python -m promptlab.pocket build` runs all of them.
 
 import json
 import os
+import random
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
 from promptlab.config import POCKET
-from promptlab.pocket import aesthetic, autoencoder, card, clip, judge, training, unet
+from promptlab.gallery import Gallery
+from promptlab.pocket import aesthetic, autoencoder, card, clip, judge, language, training, unet
+from promptlab.pocket.captions import caption, claim_as_people
 from promptlab.pocket.pairs import render_all, sample_pictures
 from promptlab.pocket.pictures import COLOURS
 from promptlab.pocket.subjects import SUBJECTS, glyph, with_article
+from promptlab.policy import Policy
 from promptlab.rewards import Clip, Scorer, calibrate
 from promptlab.runtime import bar, home, write_atomically
 
@@ -71,6 +75,8 @@ def build(out: Path):
     save_safetensors(judge.fit(specs, small, folder), out / "judge" / "model.safetensors")
     save_safetensors(aesthetic_head(out, specs, images), out / "aesthetic" / "model.safetensors")
     write_calibration(out)
+    words = language.policy_tokenizer(tok)
+    Policy(language.fit(specs, words, folder), words).save(out / "language", half=True)
     if training.SHARE == 1:
         card.write(out)
 
@@ -92,12 +98,20 @@ def save_safetensors(module, path):
     save_file({k: (v.half() if v.is_floating_point() else v).contiguous().cpu() for k, v in module.state_dict().items()}, path)
 
 
-def aesthetic_head(out, specs, images, count=60_000):
-    """The aesthetic head, fitted to simulated ratings of the first pictures as the CLIP in `out` sees them."""
-    folder = build_folder()
-    ratings = once(folder / "ratings.npy", lambda: aesthetic.simulated_ratings(specs[:count], images[:count]))
-    embeddings = once(folder / "embeddings.npy", lambda: Clip(out / "clip").embed_images(images[:count]))
-    return aesthetic.fit(embeddings, ratings, folder)
+def aesthetic_head(out, specs, images, count=60_000, drawn=12_000):
+    """The aesthetic head, fitted to simulated ratings of renders and of drawn pictures as the CLIP in `out` sees them.
+
+    LAION's head, too, learned from photographs and from what generators drew (SAC, simulacra aesthetic captions).
+    """
+    folder, eye = build_folder(), Clip(out / "clip")
+    truth = once(folder / "gold.npy", lambda: aesthetic.gold_of_renders(specs[:count], images[:count]))
+    looks = once(folder / "embeddings.npy", lambda: eye.embed_images(images[:count]))
+    rng = random.Random(SEED + 1)
+    texts = [caption(claim_as_people(p, rng), rng) for p in sample_pictures(max(100, int(drawn * training.SHARE)), SEED + 1)]
+    gallery, seeds = Gallery(preset_for(out), eye, folder / "cache"), range(200_000, 200_000 + len(texts))
+    looks = np.concatenate([looks, gallery.embeddings(texts, seeds, progress=True)])
+    truth = np.concatenate([truth, [fact["gold"] for fact in gallery.facts(texts, seeds)]])
+    return aesthetic.fit(looks, aesthetic.simulated_ratings(truth), folder)
 
 
 def preset_for(out: Path):

@@ -6,12 +6,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from promptlab.pocket.clip import augment, encode_attributes
+from promptlab.pocket.pairs import pairs_twice
 from promptlab.pocket.pictures import BACKGROUNDS, COLOURS, MEDIA
 from promptlab.pocket.subjects import SUBJECTS
 from promptlab.pocket.training import train
 from promptlab.runtime import device, load_weights
 
-STEPS, BATCH = 4000, 128
+STEPS, BATCH = 6000, 128
 HEADS = {"subject": SUBJECTS, "colour": (*COLOURS, "its own"), "medium": MEDIA, "background": BACKGROUNDS}
 
 
@@ -57,9 +58,10 @@ class Judge(nn.Module):
 def fit(pictures, small, folder, steps=STEPS):
     """Train on renders (n, 64, 64, 3) uint8. Of a pair, each subject is half of the answer."""
     torch.manual_seed(0)
-    facts = torch.from_numpy(encode_attributes(pictures))
+    facts, order = torch.from_numpy(encode_attributes(pictures)), pairs_twice(pictures)
 
     def loss_of(indices):
+        indices = order[indices]
         x = torch.from_numpy(small[indices]).to(device()).permute(0, 3, 1, 2).float() / 127.5 - 1
         truth, out = facts[indices].to(device()), judge(augment(x))
         second = torch.where(truth[:, 1] < 0, truth[:, 0], truth[:, 1])
@@ -72,7 +74,7 @@ def fit(pictures, small, folder, steps=STEPS):
         )
 
     judge = Judge()
-    return train("judge", folder, steps, {"judge": judge}, loss_of, 2e-3, BATCH, len(pictures), ema=("judge",), log=folder / "log.txt")[
+    return train("judge", folder, steps, {"judge": judge}, loss_of, 2e-3, BATCH, len(order), ema=("judge",), log=folder / "log.txt")[
         "judge"
     ]
 

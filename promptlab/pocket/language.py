@@ -1,7 +1,10 @@
 """Stage (f): a small GPT-2, "pretrained" on captions of the pocket world, from which every policy starts.
 
-It has read every noun, also those that no later stage of the course may use, and nothing about rewriting.
+It has read every noun, also those that no later stage of the course may use, and nothing about rewriting. A page holds
+two captions of one picture, as pages of the web do: from them it learns to say a thing again, which every rewrite begins with.
 """
+
+import random
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +13,8 @@ from promptlab.pocket.clip import captions_for, claim_as_people
 from promptlab.pocket.training import train
 from promptlab.runtime import device
 
-STEPS, BATCH, CONTEXT = 2000, 64, 128
+STEPS, BATCH, CONTEXT = 2500, 64, 128
+BETWEEN = (". ", ": ", " / ", "; ", " - ", " or ", " also ", " = ", " again: ", " that is ")  # what stands between two captions of a page
 
 
 def policy_tokenizer(tokenizer):
@@ -36,10 +40,11 @@ def new_model(tokenizer):
 
 
 def fit(pictures, tokenizer, folder, steps=STEPS):
-    """Train on captions as people write them (`captions.claim_as_people`); `tokenizer` from `policy_tokenizer`."""
+    """Train on pages of two captions as people write them (`captions.claim_as_people`); `tokenizer` from `policy_tokenizer`."""
     torch.manual_seed(0)
     model, end = new_model(tokenizer), tokenizer.eos_token_id
-    texts = captions_for(pictures, 90, claim_as_people)[1]
+    first, second, rng = captions_for(pictures, 90, claim_as_people)[1], captions_for(pictures, 91, claim_as_people)[1], random.Random(92)
+    texts = [a + rng.choice(BETWEEN) + b for a, b in zip(first, second, strict=True)]
     rows = [[*ids, end] for ids in tokenizer(texts, add_special_tokens=False).input_ids]
 
     def loss_of(indices):

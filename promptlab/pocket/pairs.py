@@ -51,6 +51,11 @@ def sample_pictures(count, seed, **kwargs) -> list[Picture]:
     return [sample_picture(rng, **kwargs) for _ in range(count)]
 
 
+def pairs_twice(pictures):
+    """Indices of all pictures, those that show two subjects twice: two are harder to draw, and to name, than one."""
+    return np.concatenate([np.arange(len(pictures)), [i for i, p in enumerate(pictures) if len(p.subjects) == 2]]).astype(int)
+
+
 def _render_block(pictures):
     return np.stack([render(p) for p in pictures])
 

@@ -1,4 +1,4 @@
-"""One training loop for all five models of the pocket world: seeded per step, checkpointed, resumable."""
+"""One training loop for all models of the pocket world: seeded per step, checkpointed, resumable."""
 
 import copy
 import time

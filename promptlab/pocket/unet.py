@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from promptlab.pocket.clip import CONTEXT, captions_for, claim_as_people, text_encoder_from, tokenize
+from promptlab.pocket.pairs import pairs_twice
 from promptlab.pocket.training import train
 from promptlab.runtime import device
 
-STEPS, BATCH, ROUNDS = 17_500, 32, 2
+STEPS, BATCH, ROUNDS = 21_500, 32, 2
 # Two pictures of three get a time U ** CROWDING: what a word looks like is learned where the picture is nearly gone and only
 # the text can tell (a wrong subject costs 0.23 in the loss at .85 of the time, 0.01 at .3, measured). The third is uniform:
 # with next to nothing at low noise an oil painting had no brush strokes.
@@ -60,12 +61,13 @@ def fit(pictures, latents, clip, tokenizer, folder, steps=STEPS):
     unet.set_attn_processor(AttnProcessor())
     encoder.set_attn_implementation("eager")
     tokens = torch.cat([tokenize(tokenizer, captions_for(pictures, 60 + r, claim_as_people)[1]) for r in range(ROUNDS)]).short()
-    empty = tokenize(tokenizer, [""])[0].short()
+    empty, order = tokenize(tokenizer, [""])[0].short(), pairs_twice(pictures)
 
     def loss_of(indices):
-        ids = tokens[indices]
+        round_, which = indices // len(order), order[indices % len(order)]
+        ids = tokens[round_ * len(pictures) + which]
         ids[np.random.default_rng(indices).random(len(ids)) < 0.1] = empty
-        z = latents[indices % len(pictures)].to(device()).float()
+        z = latents[which].to(device()).float()
         noise = torch.randn_like(z)
         power = torch.where(torch.rand(len(z), device=z.device) < UNIFORM, 1.0, CROWDING)
         t = (len(levels) * torch.rand(len(z), device=z.device) ** power).long()
@@ -83,7 +85,7 @@ def fit(pictures, latents, clip, tokenizer, folder, steps=STEPS):
         loss_of,
         2e-3,
         BATCH,
-        len(tokens),
+        ROUNDS * len(order),
         ema=tuple(modules),
         lr_scale={"text_encoder": 0.2},
         log=folder / "log.txt",
