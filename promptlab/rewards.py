@@ -58,7 +58,7 @@ class Clip:
             return self.model.encode_text(tokens, normalize=True).float().cpu().numpy()
 
 
-def aesthetic_head(width=256, hidden=512):
+def aesthetic_head(width=256, hidden=1024):
     """A fresh head from a CLIP image embedding to one rating, shaped like LAION's but with activations between its layers.
 
     The norm without weights makes numbers of size 1 out of an embedding of length 1, whose entries are small.

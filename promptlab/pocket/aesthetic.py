@@ -9,7 +9,7 @@ from promptlab.pocket.training import train
 from promptlab.rewards import aesthetic_head
 from promptlab.runtime import bar, device
 
-STEPS, BATCH, RATERS = 3000, 256, 3
+STEPS, BATCH, RATERS = 12_000, 256, 3
 
 
 def gold_of_renders(pictures, images):
@@ -38,5 +38,5 @@ def fit(embeddings, ratings, folder, steps=STEPS):
         return F.mse_loss(head(x[indices]).squeeze(-1).float(), y[indices])
 
     return train(
-        "aesthetic", folder, steps, {"head": head}, loss_of, 2e-3, BATCH, len(x), ema=("head",), weight_decay=0.05, log=folder / "log.txt"
+        "aesthetic", folder, steps, {"head": head}, loss_of, 1e-3, BATCH, len(x), ema=("head",), weight_decay=0.1, log=folder / "log.txt"
     )["head"]

@@ -109,8 +109,8 @@ def aesthetic_head(out, specs, images, count=60_000, drawn=12_000):
     rng = random.Random(SEED + 1)
     texts = [caption(claim_as_people(p, rng), rng) for p in sample_pictures(max(100, int(drawn * training.SHARE)), SEED + 1)]
     gallery, seeds = Gallery(preset_for(out), eye, folder / "cache"), range(200_000, 200_000 + len(texts))
-    looks = np.concatenate([looks, gallery.embeddings(texts, seeds, progress=True)])
-    truth = np.concatenate([truth, [fact["gold"] for fact in gallery.facts(texts, seeds)]])
+    found = gallery.embeddings(texts, seeds, progress=True), [fact["gold"] for fact in gallery.facts(texts, seeds)]
+    looks, truth = (np.concatenate([a, b, b]) for a, b in zip((looks, truth), found, strict=True))  # twice: what a reward will look at
     return aesthetic.fit(looks, aesthetic.simulated_ratings(truth), folder)
 
 

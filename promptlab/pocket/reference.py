@@ -6,6 +6,7 @@ every picture ever drawn is remembered.
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from promptlab import ppo, sft
@@ -17,7 +18,7 @@ from promptlab.prompts import load_prompts
 from promptlab.rewards import Scorer
 from promptlab.runtime import write_atomically
 
-UPDATES, SEEDS = 80, (0, 1, 2)  # PPO updates, and training seeds
+UPDATES, SEEDS, SETTINGS = 80, (0, 1, 2), ppo.Settings()  # PPO updates, training seeds, and all other knobs as they stand
 
 
 def train_sft(out: Path):
@@ -31,14 +32,13 @@ def train_ppo(start, scorer, seed):
     """One PPO run from the SFT policy on the training prompts."""
     folder, policy = build_folder() / f"ppo-{seed}", copy.deepcopy(start)
     pool = list(dict.fromkeys(r["x"] for r in load_prompts("ppo")))
-    ppo.train(policy, pool, scorer.rewards, folder, UPDATES, ppo.Settings(seed=seed))
+    ppo.train(policy, pool, ppo.PictureReward(scorer), folder, UPDATES, replace(SETTINGS, seed=seed))
     return policy
 
 
-def budget(settings=None):
+def budget():
     """How many pictures one PPO run draws at most: rewrites and plain prompts."""
-    s = settings or ppo.Settings()
-    return UPDATES * s.prompts * (s.samples + 1) * s.images
+    return UPDATES * SETTINGS.prompts * (SETTINGS.samples + 1) * SETTINGS.images
 
 
 def rewrites_of(start, trained, scorer, records):
@@ -67,6 +67,7 @@ def write(out: Path):
     best = max(range(len(trained)), key=scores.__getitem__)
     print(f"reward on the validation prompts by training seed: {[round(float(s), 3) for s in scores]}")
     trained[best].save(out / "ppo", half=True)
+    write_atomically(out / "ppo" / "metrics.jsonl", (build_folder() / f"ppo-{SEEDS[best]}" / "metrics.jsonl").read_bytes())
     records = load_prompts("test")
     written = rewrites_of(start, trained, scorer, records)
     write_atomically(build_folder() / "rewrites.json", json.dumps(written, indent=1))
