@@ -145,8 +145,10 @@ def inputs(rewrites: Rewrites) -> dict:
 def load_policy(folder) -> Policy:
     """The policy in a transformers folder. Raises `PromptlabError` naming the folder where it is missing or damaged."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
     folder = Path(folder)
+    logging.disable_progress_bar()  # it takes milliseconds
     with reading_weights(folder, "train it again, or name the folder of another policy"):
         model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype="float32")
         return Policy(model, AutoTokenizer.from_pretrained(folder, local_files_only=True))

@@ -232,9 +232,13 @@ def measure(out):
 
 def write(out):
     """Measure the world in `out` and write `card.json` and the model card `README.md` beside its weights."""
-    records = measure(out)
-    weights = sum(f.stat().st_size for f in out.rglob("*.safetensors")) / 1e6
-    records.append(record("all weights together, MB", weights, "<= 45"))
+    publish(out, measure(out))
+
+
+def publish(out, records):
+    """Write records as `card.json` and as the model card; the size of the world's weights (policies apart) joins them."""
+    weights = sum(f.stat().st_size for part in ("generator", "clip", "aesthetic", "judge") for f in (out / part).rglob("*.safetensors")) / 1e6
+    records = [*records, record("all weights of the world together, MB", weights, "<= 45")]
     write_atomically(out / "card.json", json.dumps(records, indent=1))
     rows = ["| measured | value | bar | met |", "|---|---|---|---|"]
     for item in records:
@@ -260,6 +264,7 @@ and nine kinds of light or damage, at 128 x 128. It knows nothing else: other wo
 | `clip` | a CLIP with a ResNet and a text transformer | `open_clip.create_model_and_transforms("local-dir:" + folder)` |
 | `aesthetic` | a head on CLIP image embeddings, fitted to simulated ratings | `promptlab.rewards.load_aesthetic` |
 | `judge` | names subject, colour, medium and background; for evaluation and the gold rating, never in a reward | `promptlab.pocket.judge.load_judge` |
+| `language`, `sft`, `ppo` | GPT-2 rewriters: as pretrained on captions, after SFT, after PPO | `transformers.AutoModelForCausalLM.from_pretrained(folder)` |
 
 Licences: weights Apache-2.0, as our code; the glyphs they learned from are Noto Color Emoji (SIL Open Font License 1.1).
 
