@@ -6,6 +6,7 @@ al. 2019 (KL to a frozen reference, adaptive coefficient), Hao et al. 2022, sect
 
 import copy
 import json
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,7 +14,9 @@ import torch
 from torch import nn
 
 from promptlab.policy import Policy, Rewrites, inputs, log_probs
+from promptlab.rewards import mean_per_pair, promptist_reward
 from promptlab.runtime import PromptlabError, bar, device, load_checkpoint, save_checkpoint, write_jsonl
+from promptlab.sheets import ContactSheet
 
 
 @dataclass(frozen=True)
@@ -21,19 +24,20 @@ class Settings:
     """The knobs of a PPO run; the paper's value where one is named in brackets."""
 
     prompts: int = 16  # different prompts in an update: more is a steadier gradient and slower
-    samples: int = 4  # rewrites of each prompt: they share the prompt's plain pictures
-    images: int = 2  # seeds, and so pictures, a reward is averaged over [2]
+    samples: int = 6  # rewrites of each prompt: they share its plain pictures
+    compared: bool = True  # score each against the others of its prompt: steadier, but where all earn the same nothing is learnt
+    images: int = 1  # seeds, and so pictures, a reward is averaged over: another rewrite teaches more than a second look at this one [2]
     new_tokens: int = 40  # length limit of a rewrite [15 to 75, random]
-    epochs: int = 4  # passes over a rollout [4]
+    epochs: int = 2  # passes over a rollout: more squeezes it harder, and drifts farther from the policy that wrote it [4]
     minibatch: int = 32  # rewrites per gradient step
-    lr: float = 1e-4  # Adam's step size [5e-5, for a model thirty times larger]
+    lr: float = 3e-4  # Adam's step size [5e-5, for a model fifty times larger]
     clip: float = 0.2  # a probability may change by this share before its gradient stops [0.2]
-    value_clip: float = 0.2  # and a value by this much [0.2]
+    value_clip: float = 1.0  # and a value by this much: about as far as our rewards spread [0.2]
     value_weight: float = 2.3  # of the value loss [2.3]
     gamma: float = 1.0  # a reward at the end counts in full for the first token [1]
     lam: float = 0.95  # GAE: 1 trusts only rewards, 0 only the value head [0.95]
-    kl: float = 0.2  # price of one nat of divergence from the reference, at the start [0.2]
-    kl_target: float | None = 6.0  # nats per rewrite the adaptive coefficient steers to; None keeps it fixed
+    kl: float = 0.03  # price of one nat of divergence from the reference, at the start [0.2]
+    kl_target: float | None = None  # nats per rewrite an adaptive coefficient steers to, 5 to 15 here; None keeps it fixed
     kl_horizon: int = 2000  # rewrites after which the coefficient may have changed by a factor of e at most [10,000]
     seed: int = 0
 
@@ -44,6 +48,15 @@ class Settings:
 def masked_mean(values, mask):
     """Mean over real tokens, a scalar."""
     return (values * mask).sum() / mask.sum()
+
+
+def leave_one_out(scores, samples):
+    """Scores (n,), `samples` in a row for each prompt, minus the mean of the prompt's other ones: what a hard prompt costs cancels.
+
+    The baseline of Kool, van Hoof and Welling 2019; it does not depend on the rewrite itself, so the gradient stays unbiased.
+    """
+    groups = scores.view(-1, samples)
+    return (groups - (groups.sum(1, keepdim=True) - groups) / (samples - 1)).flatten()
 
 
 def token_rewards(scores, log_p, log_ref, mask, kl):
@@ -115,6 +128,23 @@ class ValueModel(nn.Module):
         return self.head(hidden.float()).squeeze(-1)
 
 
+class PictureReward:
+    """A scorer's reward, and in `last` what else was seen in the same pictures: `PPO.update` adds that to its metrics."""
+
+    def __init__(self, scorer):
+        self.scorer, self.last = scorer, {}
+
+    def __call__(self, plain, written, seeds):
+        began, sheet = time.perf_counter(), ContactSheet(self.scorer, plain, written, list(seeds), progress=False)
+        rewards = mean_per_pair(promptist_reward(sheet.scores, self.scorer.calibration), sheet.scores)
+        golds = [f["gold"] for f in self.scorer.gallery.facts(sheet.prompts, sheet.seeds) if "gold" in f]  # none without a judge
+        pictures = len({*zip(sheet.prompts, sheet.seeds, strict=True), *zip(sheet.plain, sheet.seeds, strict=True)})
+        self.last = {"gold": sum(golds) / len(golds)} if golds else {}
+        self.last |= {name: getattr(sheet.scores, name).mean().item() for name in ("aesthetic", "relevance")}
+        self.last["images_per_second"] = pictures / (time.perf_counter() - began)  # drawn, or recalled from an earlier run
+        return rewards
+
+
 class PPO:
     """One training run. `update` makes a rollout and learns from it; `save` and `load` keep everything a run needs.
 
@@ -151,7 +181,8 @@ class PPO:
             log_old, entropy = log_probs(self.policy.model, rewrites)
             log_ref, _ = log_probs(self.reference, rewrites)
             values = self.value(rewrites)
-        rewards = token_rewards(scores.to(values.device), log_old, log_ref, rewrites.mask, self.kl)
+        gain = (leave_one_out(scores, s.samples) if s.compared and s.samples > 1 else scores).to(values.device)
+        rewards = token_rewards(gain, log_old, log_ref, rewrites.mask, self.kl)
         advantages, returns = advantages_of(rewards, values * rewrites.mask, rewrites.mask, s.gamma, s.lam)
         return {
             "rewrites": rewrites, "scores": scores, "log_old": log_old, "log_ref": log_ref, "entropy": entropy,
@@ -172,6 +203,7 @@ class PPO:
             "kl_coefficient": self.kl, "entropy": masked_mean(r["entropy"], mask).item(), "length": mask.sum(1).float().mean().item(),
             "unfinished": 1 - r["rewrites"].finished.float().mean().item(), "first_ratio": records[0]["ratio"],
             **{key: sum(x[key] for x in records) / len(records) for key in ("policy_loss", "value_loss", "clip_fraction")},
+            **getattr(reward, "last", {}),
         }  # fmt: skip
         if s.kl_target:
             self.kl = adapt_kl(self.kl, kl, s.kl_target, n, s.kl_horizon)
@@ -226,11 +258,12 @@ def check_scores(scores, plain, written):
         )
 
 
-def train(policy, pool, reward, folder, updates, settings=None, watch=None, every=5) -> list[dict]:
+def train(policy, pool, reward, folder, updates, settings=None, watch=None, every=5, quiet=False) -> list[dict]:
     """Run PPO for `updates` updates and return their metrics; resumes from `folder`, and an interrupt loses nothing.
 
     Args: `pool` the training prompts; `reward(plain, rewritten, image_seeds)` one float per rewrite; `watch(ppo, metrics)`
-    is called after each update and stops the run by returning True; a checkpoint is written every `every` updates.
+    is called after each update and stops the run by returning True; a checkpoint is written every `every` updates; `quiet`
+    shows no progress bar.
     """
     if not pool:
         raise PromptlabError("There are no prompts to train on. Give `pool` at least one.")
@@ -239,7 +272,7 @@ def train(policy, pool, reward, folder, updates, settings=None, watch=None, ever
     if checkpoint.exists():
         ppo.load(checkpoint)
     history = [json.loads(line) for line in log.read_text().splitlines()][: ppo.done] if ppo.done and log.exists() else []
-    progress = bar(total=updates, initial=ppo.done, desc="ppo")
+    progress = bar(total=updates, initial=ppo.done, desc="ppo", disable=quiet)
     try:
         while ppo.done < updates:
             history.append(ppo.update(pool, reward))

@@ -5,13 +5,15 @@ import json
 
 import pytest
 import torch
+from fakes import FakeScorer
 from tiny_policy import tiny_policy
 
 from promptlab import ppo
 from promptlab.ppo import PPO, Settings
+from promptlab.rewards import Calibration, mean_per_pair, promptist_reward
 from promptlab.runtime import PromptlabError
 
-FAST = Settings(prompts=4, samples=4, new_tokens=6, minibatch=8, lr=1e-3, kl=0.05, kl_target=None)
+FAST = Settings(prompts=4, samples=4, new_tokens=6, epochs=4, minibatch=8, lr=1e-3, kl=0.05, kl_target=None, compared=False)
 POOL = ["a frog", "a red castle", "blue frog", "castle", "red frog"]
 
 
@@ -219,6 +221,33 @@ def test_a_damaged_or_foreign_checkpoint_is_named(tmp_path):
         PPO(tiny_policy(), FAST).load(file)
 
 
+def test_what_a_reward_saw_besides_is_among_the_metrics():
+    def reward(plain, written, seeds):
+        reward.last = {"gold": float(len(plain))}
+        return torch.zeros(len(plain))
+
+    metrics = PPO(tiny_policy(), FAST).update(POOL, reward)
+    assert metrics["gold"] == 16 and "gold" not in PPO(tiny_policy(), FAST).update(POOL, count("vivid"))
+
+
+@pytest.mark.parametrize("judge", [True, False])
+def test_the_reward_of_pictures_notes_what_else_they_show(judge):
+    scorer = FakeScorer(judge=judge)
+    scorer.calibration = Calibration(relevance_slope=10.0, relevance_threshold=0.5, aesthetic_scale=0.5)
+    reward, plain, written = ppo.PictureReward(scorer), ["a frog", "a frog", "a fox"], ["a frog, vivid", "a frog", "a fox, oil"]
+    got, scores = reward(plain, written, [3, 4]), scorer.score(plain, written, [3, 4])
+    torch.testing.assert_close(got, mean_per_pair(promptist_reward(scores, scorer.calibration), scores))
+    assert reward.last["aesthetic"] == pytest.approx(scores.aesthetic.mean().item())
+    assert reward.last["relevance"] == pytest.approx(scores.relevance.mean().item())
+    assert reward.last["images_per_second"] > 0
+    assert (reward.last["gold"] == 5 + 3.5) if judge else "gold" not in reward.last
+
+
+def test_a_quiet_run_shows_no_bar(tmp_path, capfd):
+    ppo.train(tiny_policy(), POOL, count("vivid"), tmp_path, 1, FAST, quiet=True)
+    assert "ppo" not in capfd.readouterr().err
+
+
 # --- tasks whose best answer is known (each fails for one broken part) ----------------------------------------------
 
 
@@ -237,6 +266,18 @@ def test_probe_the_first_word_decides_and_the_score_comes_at_the_end():
     """Only credit carried back over the whole rewrite finds it."""
     _, history = learned(lambda plain, written, seeds: torch.tensor([float(w.startswith("oil")) for w in written]))
     assert history[0]["reward"] < 0.3 and history[-1]["reward"] > 0.9
+
+
+def test_a_score_is_compared_with_the_others_of_its_prompt():
+    scores = torch.tensor([1.0, 2.0, 6.0, -3.0, -3.0, -3.0])
+    assert ppo.leave_one_out(scores, 3).tolist() == [-3.0, -1.5, 4.5, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("word", ["vivid", "oil"])
+def test_probe_a_word_that_pays_is_learnt_by_comparing_too(word):
+    run = PPO(tiny_policy(), dataclasses.replace(FAST, compared=True))
+    rewards = [run.update(POOL, count(word))["reward"] for _ in range(30)]
+    assert sum(rewards[-5:]) > sum(rewards[:5]) + 5
 
 
 def test_probe_the_answer_depends_on_the_prompt():
