@@ -3,18 +3,22 @@
 Image seeds for training (a million and up, `ppo.PPO.image_seeds`), for selecting and for scoring never meet.
 """
 
+import json
 import random
 from collections import Counter, defaultdict
+from pathlib import Path
 
 import numpy as np
 
 from promptlab.prompts import split_prompt
 from promptlab.rewards import mean_per_pair, promptist_reward
+from promptlab.runtime import PromptlabError, data_dir
 from promptlab.sheets import ContactSheet
 
 SCORING = (500_001, 500_002, 500_003, 500_004)  # seeds that only score
 SELECTING = (400_001, 400_002)  # seeds that only choose: among best-of-n, among suffixes
 METRICS = ("reward", "aesthetic", "relevance", "gold", "intent", "length")
+FIELDS = {"set", "method", "versus", "metric", "mean", "low", "high", "n", "seeds", "per_seed"}  # of a record of `results`
 
 
 def measure(scorer, records, texts, seeds=SCORING, progress=False) -> dict:
@@ -73,6 +77,36 @@ def results(measured, records) -> list[dict]:
                         "high": round(high, 4), "n": len(index), "seeds": len(runs), "per_seed": [round(float(v), 4) for v in values.mean(1)],
                     })  # fmt: skip
     return out
+
+
+def load_results(path=None) -> list[dict]:
+    """The records of the reference run, `data/pocket/results.json`, or of another file that `results` filled.
+
+    Raises `PromptlabError` where the file is missing, damaged or lacks a field.
+    """
+    path = Path(path or data_dir() / "pocket" / "results.json")
+    repair = "`git checkout -- data/pocket` restores it, `python -m promptlab.pocket reference` measures it again."
+    try:
+        records = json.loads(path.read_text(encoding="utf8"))
+        lacking = {field for r in records for field in FIELDS - r.keys()}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise PromptlabError(f"{path} cannot be read as results ({type(error).__name__}: {error}). {repair}") from error
+    if lacking or not records:
+        what = f"a record lacks {', '.join(sorted(lacking))}" if lacking else "it holds no records"
+        raise PromptlabError(f"{path} is not a whole evaluation: {what}. {repair}")
+    return records
+
+
+def find(records, **wanted) -> dict:
+    """The one record with these values: ``find(records, set="in_domain", method="ppo", versus="sft", metric="reward")``.
+
+    Raises `PromptlabError` where none or several fit, naming the values to choose from.
+    """
+    fitting = [r for r in records if all(r[key] == value for key, value in wanted.items())]
+    if len(fitting) != 1:
+        choice = {key: list(dict.fromkeys(r[key] for r in records)) for key in ("set", "method", "versus", "metric")}
+        raise PromptlabError(f"{len(fitting)} records fit {wanted}; one should. There is {choice}.")
+    return fitting[0]
 
 
 def best_of_n(policy, scorer, prompts, n=8, seeds=SELECTING, seed=0, progress=False) -> list[str]:

@@ -2,7 +2,7 @@
 
 from html import escape
 
-from promptlab.prompts import added_words, clean_prompt
+from promptlab.prompts import added_words, clean_prompt, split_prompt
 from promptlab.runtime import PromptlabError
 
 # Okabe and Ito's colour-blind-safe palette; the same colour means the same score in every figure, table and widget.
@@ -10,6 +10,10 @@ COLOURS = {"reward": "#0072B2", "aesthetic": "#CC79A7", "relevance": "#009E73", 
 # How each score is written: relevance moves in the third decimal, gold is a rating of 1 to 10, intent a share of words.
 FORMATS = {"reward": "+.2f", "aesthetic": ".2f", "relevance": ".3f", "gold": ".1f", "intent": ".0%"}
 LINE = 9.5  # points from one line of small text to the next
+# What is watched while a policy is trained by PPO, in the order of the panels; metrics by these names come from `ppo.PPO.update`.
+CURVES = {"reward": "reward", "gold": "gold (nobody pays for it)", "aesthetic": "aesthetic", "relevance": "relevance", "kl": "KL, nats a rewrite",
+          "entropy": "entropy, nats a token", "clip_fraction": "clipped share of tokens", "value_loss": "value loss", "length": "length, tokens",
+          "images_per_second": "images a second"}  # fmt: skip
 
 
 def wall(images, titles=None, columns=4, size=1.3, row_labels=None, scores=None):
@@ -131,6 +135,95 @@ def slopes(before, after, labels, score="reward", what=None):
     ax.set_xticks((0, 1), labels)
     ax.set_xlim(-0.4, 1.4)
     ax.set_ylabel(what or score)
+    ax.spines[["top", "right"]].set_visible(False)
+    plt.close(figure)
+    return figure
+
+
+def curves(runs, keys=CURVES, columns=5, figure=None):
+    """A small panel per metric: pale dots for single updates, a line for the mean of the last five. Returns the figure.
+
+    Args: `runs` the metrics of one run, or a dict of such lists by name, told apart by line style; `keys` the metrics, of
+    which those nobody measured are left out; `figure` an empty one to draw in, for threads, which must not share pyplot's.
+    """
+    import matplotlib.pyplot as plt
+
+    runs = runs if isinstance(runs, dict) else {"": runs}
+    shown = [key for key in keys if any(key in m for history in runs.values() for m in history)]
+    columns = max(1, min(columns, len(shown)))
+    rows, own = -(-len(shown) // columns), figure is None
+    figure = plt.figure() if own else figure
+    figure.set_size_inches(2 * columns, 1.8 * max(1, rows))
+    figure.set_layout_engine("constrained")
+    for place, key in enumerate(shown, 1):
+        ax = figure.add_subplot(rows, columns, place)
+        for (name, history), style in zip(runs.items(), ("-", "--", ":", "-.") * len(runs), strict=False):
+            at, values = zip(*[(m["update"] + 1, m[key]) for m in history if key in m] or [(float("nan"), float("nan"))], strict=True)
+            means = [sum(values[max(0, i - 4) : i + 1]) / len(values[max(0, i - 4) : i + 1]) for i in range(len(values))]
+            ax.plot(at, values, "o", color=COLOURS.get(key, "black"), alpha=0.25, markersize=2.5)
+            ax.plot(at, means, style, color=COLOURS.get(key, "black"), label=name)
+        ax.set_title(CURVES.get(key, key), fontsize=8)
+        ax.tick_params(labelsize=7)
+        ax.spines[["top", "right"]].set_visible(False)
+        if place == 1 and len(runs) > 1:
+            ax.legend(frameon=False, fontsize=7)
+    figure.supxlabel("update", fontsize=8)
+    if own:
+        plt.close(figure)
+    return figure
+
+
+def film(gallery, prompts, frames, seed=11, most=6):
+    """What a policy draws while it learns: a row per prompt, a column per number of updates, all from one seed. Returns the figure.
+
+    Args: `frames` maps a number of updates to the rewrites of `prompts` then; at most `most` of them are shown, evenly
+    chosen, the first and the last among them. Above each picture stands what its rewrite adds.
+    """
+    import textwrap
+
+    if not frames:
+        raise PromptlabError("There is no frame to show: a film needs the rewrites after at least one number of updates.")
+    steps, count = sorted(frames), min(most, len(frames))
+    steps = [steps[round(i * (len(steps) - 1) / max(1, count - 1))] for i in range(count)]
+    texts = [frames[step][row] for row in range(len(prompts)) for step in steps]
+    titles = [textwrap.wrap(", ".join(split_prompt(text)[1]) or "(nothing)", 22)[:5] for text in texts]
+    titles[: len(steps)] = [[f"AFTER {step} UPDATES", *lines] for step, lines in zip(steps, titles, strict=False)]
+    pictures = gallery.pictures(texts, [seed] * len(texts))
+    strip = wall(pictures, ["\n".join(lines) for lines in titles], len(steps), 1.45, [textwrap.fill(p, 14) for p in prompts])
+    strip.set_figheight(strip.get_figheight() + len(prompts) * LINE / 72 * max(map(len, titles)))
+    return strip
+
+
+def popularity(share, effects, right=(), left=(), hollow=()):
+    """How often a community uses each word (x) against what the word does to gold (y, mean and 95 % interval). Returns the figure.
+
+    Args: `share` word to 0..1; `effects` word to paired differences; `right`, `left` words to name at that side; `hollow`
+    words drawn as open squares.
+    """
+    import matplotlib.pyplot as plt
+
+    figure, ax = plt.subplots(figsize=(8, 4.6), dpi=80, layout="constrained")
+    ax.axhline(0, color="black", linewidth=0.8)
+    means = {}
+    for word, values in effects.items():
+        means[word], low, high = interval(values)
+        ax.plot([share[word]] * 2, [low, high], color=COLOURS["gold"], linewidth=1, alpha=0.5)
+        ax.plot(share[word], means[word], "s" if word in hollow else "o", color=COLOURS["gold"], mfc="white" if word in hollow else None)
+    ax.set(xscale="log", xlim=(min(share.values()) / 4, max(share.values()) * 4))  # leaves room for names
+    style = {"textcoords": ax.get_yaxis_transform(), "va": "center", "fontsize": 8, "bbox": {"fc": "white", "ec": "none", "pad": 0.5},
+             "arrowprops": {"arrowstyle": "-", "color": "grey", "lw": 0.6}}  # fmt: skip
+    gap = 0.055 * (ax.get_ylim()[1] - ax.get_ylim()[0])  # so that no name hides another
+    for words, x, side in ((right, 0.99, "right"), (left, 0.01, "left")):
+        words, spots = sorted(words, key=means.get), []
+        for word in words:
+            spots.append(max(means[word], spots[-1] + gap) if spots else means[word])
+        down = sum(spots[i] - means[w] for i, w in enumerate(words)) / max(1, len(words))  # the names as a group beside their points
+        for word, at in zip(words, spots, strict=True):
+            ax.annotate(word, (share[word], means[word]), (x, at - down), ha=side, **style)
+    ticks = [t for t in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if min(share.values()) / 1.5 < t < max(share.values()) * 1.5]
+    ax.set_xticks(ticks, [f"{100 * t:g} %" for t in ticks])
+    ax.minorticks_off()
+    ax.set(xlabel="share of engineered prompts that use the word", ylabel="change in gold, same seeds")
     ax.spines[["top", "right"]].set_visible(False)
     plt.close(figure)
     return figure

@@ -1,10 +1,13 @@
 """Supervised fine-tuning: the policy learns to write what the community writes (Hao et al. 2022, section 2.2)."""
 
+import json
+import zlib
 from pathlib import Path
 
+from promptlab.config import preset
 from promptlab.policy import MARK, Policy, log_probs
 from promptlab.prompts import split_prompt
-from promptlab.runtime import write_jsonl
+from promptlab.runtime import home, write_jsonl
 
 
 def as_pairs(records) -> list[dict]:
@@ -12,35 +15,56 @@ def as_pairs(records) -> list[dict]:
     return [{"prompt": r["x"] + MARK, "completion": " " + r["y"]} for r in records]
 
 
-def finetune(policy: Policy, records, folder, epochs=3, lr=5e-4, batch=32, seed=0) -> Policy:
+def own_folder(policy: Policy, records, *settings) -> Path:
+    """A folder for one training: the same start, examples and settings go on in it, others never do."""
+    weights = next(policy.model.parameters()).detach().cpu().numpy().tobytes()
+    return home() / preset().name / "sft" / f"run-{zlib.crc32(repr((records, settings)).encode() + weights):08x}"
+
+
+def finetune(policy: Policy, records, folder, epochs=3, lr=5e-4, batch=32, seed=0, held_out=None) -> Policy:
     """Train a copy of `policy` on engineered prompts with `trl.SFTTrainer`, the loss on the rewrite alone.
 
-    Checkpoints go to `folder` after every epoch and the same call goes on from the last; returns the trained policy.
+    Checkpoints go to `folder` after every epoch and the same call goes on from the last; returns the trained policy. About
+    twenty times it writes the loss to `metrics.jsonl` there, with `held_out` records their loss as `eval_loss` too.
     """
     import copy
+    import warnings
 
-    from datasets import Dataset
+    from datasets import Dataset, disable_progress_bars
     from huggingface_hub import constants
     from transformers.trainer_utils import get_last_checkpoint
     from trl import SFTConfig, SFTTrainer
 
     constants.HF_HUB_DISABLE_TELEMETRY = True  # TRL would report every training to the hub; this course works offline
+    disable_progress_bars()  # ten bars that flash by would bury the one of the training
+    warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated")  # TRL sets it, whatever its name
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)  # TRL looks for a checkpoint in it
+    every = max(1, -(-len(records) // batch) * epochs // 20)  # twenty points make a curve, however short the training
     config = SFTConfig(
         output_dir=str(folder), num_train_epochs=epochs, per_device_train_batch_size=batch, learning_rate=lr, lr_scheduler_type="linear",
         warmup_steps=50, weight_decay=0.01, max_length=policy.room, seed=seed, data_seed=seed, save_strategy="epoch", save_total_limit=1,
-        logging_steps=25, report_to="none", gradient_checkpointing=False, bf16=False, dataloader_pin_memory=False,
+        logging_steps=every, eval_strategy="steps" if held_out else "no", eval_steps=every, eval_on_start=bool(held_out),
+        per_device_eval_batch_size=batch, report_to="none", gradient_checkpointing=False, bf16=False, dataloader_pin_memory=False,
     )  # fmt: skip
     trainer = SFTTrainer(
         model=copy.deepcopy(policy.model),
         args=config,
         train_dataset=Dataset.from_list(as_pairs(records)),
+        eval_dataset=Dataset.from_list(as_pairs(held_out)) if held_out else None,
         processing_class=policy.tokenizer,
     )
     trainer.train(resume_from_checkpoint=get_last_checkpoint(folder))
     write_jsonl(folder / "metrics.jsonl", trainer.state.log_history)
     return Policy(trainer.model, policy.tokenizer)
+
+
+def losses(folder) -> dict[str, list]:
+    """The curves of a training that `finetune` kept in `folder`: (step, loss) in a list each, "training" and "held out"."""
+    log = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    # By step, as a training that was taken up again has measured one of them twice.
+    points = lambda key: sorted({e["step"]: e[key] for e in log if key in e}.items())  # noqa: E731
+    return {"training": points("loss"), "held out": points("eval_loss")}
 
 
 def held_out_loss(policy: Policy, records, batch=64) -> float:

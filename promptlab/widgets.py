@@ -6,16 +6,13 @@ Nothing here draws while a reader drags: pictures come as small copies and score
 import base64
 import html
 import io
-import json
-import random
 import sys
 import textwrap
-import time
 from functools import cached_property
-from pathlib import Path
 
-from promptlab.config import preset
-from promptlab.runtime import PromptlabError, headless, home
+from promptlab import plots
+from promptlab.compare import Comparison
+from promptlab.runtime import PromptlabError, headless
 
 
 def live() -> bool:
@@ -32,7 +29,8 @@ def _image_tag(png, alt, pixels):
     picture.thumbnail((pixels, pixels))
     picture.save(buffer, "JPEG", quality=85)
     data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="{html.escape(alt)}" width="{pixels}" height="{pixels}" src="data:image/jpeg;base64,{data}">'
+    size = f'width="{pixels}" height="{pixels}" style="vertical-align:bottom"'  # else a gap parts it from what stands below
+    return f'<img alt="{html.escape(alt)}" {size} src="data:image/jpeg;base64,{data}">'
 
 
 class _View:
@@ -42,174 +40,6 @@ class _View:
         from IPython.display import display
 
         display(self.widget if live() else self.figure())
-
-
-class RankTwelve(_View):
-    """Rank pictures by clicking the best of those left, blind to prompts and scores; ties, undo and stopping early are fine.
-
-    Args: `prompts`, `seeds`, `thumbnails` (PNG bytes) one per picture; `log` the JSONL file each choice is appended to the
-    moment it is made, and from which a later kernel takes up the ranking of the same pictures.
-    """
-
-    def __init__(self, prompts, seeds, thumbnails, log=None):
-        if not len(prompts) == len(seeds) == len(thumbnails) or not 2 <= len(prompts) <= 26:
-            raise PromptlabError(
-                f"A ranking takes 2 to 26 pictures, each with prompt and seed: got {len(prompts)}, {len(seeds)}, {len(thumbnails)}."
-            )
-        self.prompts, self.seeds, self.thumbnails = list(prompts), [int(s) for s in seeds], list(thumbnails)
-        self.log = Path(log or home() / preset().name / "rewards" / "ranking.jsonl")
-        self.set = [[p, s] for p, s in zip(self.prompts, self.seeds, strict=True)]
-        self.shown = random.Random(json.dumps(self.set)).sample(range(len(prompts)), len(prompts))  # blind, and the same after a restart
-        self.groups = []  # best first: lists of picture numbers, more than one where they tie
-        self._undo = []  # what `groups` was before each choice
-        for event in self._read():
-            if event["action"] == "undo" or event["picture"] not in self.ranked:  # two open notebooks may both have chosen it
-                self._apply(event)
-
-    @property
-    def letters(self):
-        """The name each picture is shown under, by picture number."""
-        return {index: chr(65 + place) for place, index in enumerate(self.shown)}
-
-    @property
-    def ranked(self):
-        """Numbers of the pictures chosen so far, best first."""
-        return [i for group in self.groups for i in group]
-
-    def pick(self, picture, tie=False):
-        """Put a picture (its letter, or its number in `prompts`) in the next place, or beside the one before it if `tie`."""
-        names = {letter: i for i, letter in self.letters.items()}
-        index = names.get(picture.upper()) if isinstance(picture, str) else picture
-        if index not in self.letters or index in self.ranked:
-            raise PromptlabError(
-                f"Picture {picture!r} is not among those left: {', '.join(sorted(n for n, i in names.items() if i not in self.ranked))}."
-            )
-        self._make(
-            {"action": "tie" if tie and self.groups else "pick", "prompt": self.prompts[index], "seed": self.seeds[index], "picture": index}
-        )
-
-    def undo(self):
-        """Take the last choice back; nothing happens where there is none."""
-        if self._undo:
-            self._make({"action": "undo"})
-
-    def ranks(self):
-        """A place per picture in the order of `prompts`, 1 the best; ties share the average of their places, pictures never
-        clicked share the last ones. None where nobody has ranked anything."""
-        if not self.groups:
-            return None
-        rest = [i for i in self.letters if i not in self.ranked]
-        places, start = [0.0] * len(self.prompts), 1
-        for group in [*self.groups, rest] if rest else self.groups:
-            for i in group:
-                places[i] = start + (len(group) - 1) / 2
-            start += len(group)
-        return places
-
-    def _make(self, event):
-        self._append(event)  # to disk first: a choice that cannot be kept is not shown as made
-        self._apply(event)
-        if "widget" in self.__dict__:
-            self._refresh()
-
-    def _apply(self, event):
-        if event["action"] == "undo":
-            self.groups = self._undo.pop() if self._undo else []
-            return
-        self._undo.append([list(g) for g in self.groups])
-        if event["action"] == "tie" and self.groups:
-            self.groups[-1].append(event["picture"])
-        else:
-            self.groups.append([event["picture"]])
-
-    def _append(self, event):
-        line = json.dumps({"time": round(time.time(), 1), "set": self.set, **event}, ensure_ascii=False).encode()
-        try:
-            self.log.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.log, "a+b") as file:
-                if file.tell():  # a kill may have cut the last line short: never write behind half a line
-                    file.seek(-1, 2)
-                    line = line if file.read(1) == b"\n" else b"\n" + line
-                file.write(line + b"\n")
-        except OSError as error:
-            raise PromptlabError(
-                f"Could not write {self.log} ({error}). Free some space, or let PROMPTLAB_HOME name another folder."
-            ) from error
-
-    def _read(self):
-        """Earlier choices about these very pictures; lines that are not whole or not ours are passed over."""
-        lines = self.log.read_text(encoding="utf8", errors="replace").splitlines() if self.log.exists() else []
-        for line in lines:
-            try:
-                event = json.loads(line)
-                if event["set"] == self.set and (event["action"] == "undo" or event["picture"] in self.letters):
-                    yield event
-            except (ValueError, TypeError, KeyError):
-                continue
-
-    @property
-    def status(self):
-        """What to do next, as one line."""
-        left, many = len(self.prompts) - len(self.ranked), "picture" if len(self.ranked) == 1 else "pictures"
-        if not left:
-            return f"All {len(self.prompts)} are ranked. Run the next cell."
-        start = (
-            "Choose the picture you would hang up first."
-            if not self.ranked
-            else f"{len(self.ranked)} {many} ranked. Choose the best of the {left} left."
-        )
-        return start + (" Or stop here: the rest then shares the last place." if len(self.ranked) > 1 else "")
-
-    @cached_property
-    def widget(self):
-        """The view: pictures with a button each, a tie switch, undo. Tab moves, Enter or Space chooses."""
-        import ipywidgets as w
-
-        self._errors, self._line = w.Output(), w.HTML()
-        self._tie = w.ToggleButton(
-            description="Ties with the last one", tooltip="Give the next picture the same place as the one before", icon="equals", layout=w.Layout(width="180px")
-        )  # fmt: skip
-        self._back = w.Button(description="Undo", icon="undo")
-        self._buttons = {}
-        cards = []
-        for index in self.shown:
-            letter = self.letters[index]
-            self._buttons[index] = button = w.Button(tooltip=f"Give picture {letter} the next place", layout=w.Layout(width="128px"))
-            button.on_click(lambda _, index=index: self._click(index))
-            cards.append(w.VBox([w.HTML(_image_tag(self.thumbnails[index], f"picture {letter}", 128)), button]))
-        self._back.on_click(lambda _: self._click(None))
-        grid = w.GridBox(cards, layout=w.Layout(grid_template_columns="repeat(auto-fill, 136px)", width="100%", max_width="840px"))
-        view = w.VBox([self._line, w.HBox([self._tie, self._back]), grid, self._errors])
-        self._refresh()
-        return view
-
-    def _click(self, index):
-        with self._errors:  # an error inside a callback is printed nowhere else
-            if index is None:
-                self.undo()
-            else:
-                self.pick(index, tie=self._tie.value)
-                self._tie.value = False
-
-    def _refresh(self):
-        self._line.value = f"<b>{html.escape(self.status)}</b>"
-        places = self.ranks()
-        for index, button in self._buttons.items():
-            done = index in self.ranked
-            button.description = f"{self.letters[index]}: place {places[index]:g}" if done else self.letters[index]
-            button.disabled = done
-        self._tie.disabled = not self.groups
-        self._back.disabled = not self._undo
-
-    def figure(self):
-        """The same pictures under the same letters, where nobody can click."""
-        import numpy as np
-        from PIL import Image
-
-        from promptlab.plots import wall
-
-        images = [np.asarray(Image.open(io.BytesIO(self.thumbnails[i])).convert("RGB")) for i in self.shown]
-        return wall(images, [f"picture {self.letters[i]}" for i in self.shown], columns=6)
 
 
 class RewardSliders(_View):
@@ -274,20 +104,21 @@ class RewardSliders(_View):
                 f'<div role="listitem" style="width:88px;font-size:11px;line-height:1.25">{self._tags[i]}<br>'
                 f"<b>{place}.</b> {prompt}, seed {self.sheet.seeds[i]}<br>{text}</div>"
             )
-        return f'<div role="list" style="display:grid;grid-template-columns:repeat(8,88px);gap:8px">{"".join(cells)}</div>'
+        return f'<div role="list" style="display:grid;grid-template-columns:repeat(auto-fill,88px);gap:8px">{"".join(cells)}</div>'
 
     @cached_property
     def widget(self):
         """The view: three sliders, which the arrow keys move too, over the grid."""
         import ipywidgets as w
 
-        self._errors, self._line, self._grid, self._shown = w.Output(), w.HTML(), w.HTML(), None
+        self._errors, self._line, self._shown = w.Output(), w.HTML(), None
+        self._grid = w.HTML(layout=w.Layout(max_width="764px"))  # eight in a row, fewer where there is no room
         self._sliders = {}
         for name, (label, least, most, _) in self.controls.items():
             digits = 3 if name == "threshold" else 2
             self._sliders[name] = slider = w.FloatSlider(
                 value=self.values[name], min=least, max=most, step=(most - least) / 100, description=label, readout_format=f".{digits}f",
-                continuous_update=True, style={"description_width": "130px"}, layout=w.Layout(width="480px"),
+                continuous_update=True, style={"description_width": "130px"}, layout=w.Layout(width="auto", max_width="480px"),
             )  # fmt: skip
             slider.observe(lambda change, name=name: self._moved(name, change["new"]), "value")
         self._refresh()
@@ -306,11 +137,116 @@ class RewardSliders(_View):
 
     def figure(self):
         """The same sixteen as a figure, for where nobody can drag."""
-        from promptlab.plots import wall
-
         rows = self.rank()
         titles = [f"{place}. {textwrap.fill(self.sheet.prompts[i], 18)}" for place, i in enumerate(rows, 1)]
-        figure = wall(self.sheet.pictures(rows), titles, columns=8)
+        figure = plots.wall(self.sheet.pictures(rows), titles, columns=8)
         at = ", ".join(f"{label} {self.values[name]:.3g}" for name, (label, *_) in self.controls.items())
         figure.suptitle(f"{at}\n{self.summary()}", fontsize=8)
         return figure
+
+
+# Copies the text box beside the button. navigator.clipboard is missing on plain http and barred from Colab's frames; this works in both.
+COPY = "this.parentElement.querySelector('textarea').select();this.textContent=document.execCommand('copy')?'Copied':'Press Ctrl+C'"
+
+
+class Compare(_View, Comparison):
+    """A `Comparison` (which explains the arguments) to type in and to step through: pictures, scores, and words with what changed."""
+
+    def draw(self, prompt=None, off=None, progress=False):
+        """As `Comparison.draw`, and show it."""
+        super().draw(prompt, off, progress)
+        if "widget" in self.__dict__:
+            self._text.value, self._plain.value = self.prompt, self.off
+            self._refresh()
+        return self
+
+    def show(self, seed):
+        """As `Comparison.show`, and show it."""
+        super().show(seed)
+        if "widget" in self.__dict__:
+            self._refresh()
+        return self
+
+    def html(self):
+        """A card per method: its picture in view, the scores of that and of all seeds, and its words with the changes marked."""
+        if not self.texts:
+            return ""
+        grid = "display:grid;grid-template-columns:repeat(auto-fill,minmax(200px,220px));gap:16px"
+        diffs = {name: plots.diff_html(self.prompt, text).partition("<p><small>") for name, text in self.texts.items()}
+        cards = "".join(self._card(name, words) for name, (words, _, _) in diffs.items())
+        legend = "".join(next(iter(diffs.values()))[1:])  # the same for all, so once
+        return f'<div role="list" style="{grid}">{cards}</div>{legend}'
+
+    def _card(self, name, words):
+        picture = _image_tag(self.thumbnail(name), f"{self.texts[name]}, seed {self.seed}", 184)
+        rows = f'<tr><td></td><th>seed {self.seed}</th><th style="padding-left:6px">mean of {len(self.seeds)}</th></tr>'
+        for score, pair in self.scores(name).items():
+            label = f'<span aria-hidden="true" style="color:{plots.COLOURS[score]}">&#9632;</span> {score}'
+            cells = "".join(f'<td style="text-align:right">{value:{plots.FORMATS[score]}}</td>' for value in pair)
+            rows += f'<tr><th style="text-align:left;font-weight:normal">{label}</th>{cells}</tr>'
+        table = f'<table style="width:184px;font-size:11px;line-height:1.3;white-space:nowrap">{rows}</table>'
+        return f'<div role="listitem" style="line-height:1.35;overflow-wrap:anywhere"><b>{html.escape(name)}</b><br>{picture}{table}{words}</div>'
+
+    @cached_property
+    def widget(self):
+        """The view: words, off switch, Draw and a seed to step through; on a second page a picture's words to copy, and the picture to save."""
+        import ipywidgets as w
+
+        wide = {"layout": w.Layout(width="auto", max_width="500px")}  # as wide as there is room
+        self._errors, self._line, self._grid, self._copy = w.Output(), w.HTML(), w.HTML(), w.HTML(**wide)
+        self._text = w.Text(value=self.prompt, description="Your words", **wide)
+        self._plain = w.Checkbox(value=self.off, description="draw my words as they are", indent=False)
+        self._button = w.Button(description="Draw", icon="paint-brush", button_style="primary")
+        self._stepper = w.SelectionSlider(options=self.seeds, value=self.seed, description="Seed", **wide)
+        self._which = w.Dropdown(options=list(self.methods), description="Picture of", **wide)
+        self._keep = w.Button(description="Save as PNG", icon="download")
+        self._button.on_click(lambda _: self._do(self._draw_typed))
+        self._text.on_msg(lambda _, message, __: message.get("event") == "submit" and self._do(self._draw_typed))  # Enter
+        self._stepper.observe(lambda change: self._do(lambda: self.show(change["new"])), "value")
+        self._which.observe(lambda _: self._do(self._refresh_copy), "value")
+        self._keep.on_click(lambda _: self._do(lambda: self._say(f"Saved as {self.save(self._which.value)}")))
+        first, second = w.VBox([self._text, self._plain, self._button, self._stepper]), w.VBox([self._which, self._copy, self._keep])
+        view = w.VBox([w.Tab([first, second], titles=["Draw", "Keep"]), self._line, self._errors, self._grid])
+        self._refresh()
+        return view
+
+    def _do(self, act):
+        """Do what a click asks for; a mistake the reader can repair is said in a line, any other is shown in full."""
+        self._errors.clear_output()
+        with self._errors:  # an error inside a callback is printed nowhere else
+            try:
+                act()
+                self._errors.clear_output()  # the progress bar
+            except PromptlabError as error:
+                self._errors.clear_output()
+                self._say(f"\u26a0 {error}", "alert")
+            except Exception:
+                self._say("\u26a0 Something broke; what, stands below.", "alert")
+                raise
+
+    def _draw_typed(self):
+        self._button.disabled = True
+        self._say("Drawing ...")
+        try:
+            self.draw(self._text.value, self._plain.value, progress=True)
+        finally:
+            self._button.disabled = False
+
+    def _say(self, text, role="status"):
+        self._line.value = f'<div role="{role}"><b>{html.escape(text)}</b></div>'
+
+    def _refresh(self):
+        self._stepper.value, self._grid.value = self.seed, self.html()
+        self._stepper.disabled = self._keep.disabled = not self.texts
+        if self.texts and self._which.options != tuple(self.texts):
+            self._which.options = tuple(self.texts)
+        self._refresh_copy()
+        self._say(self.status)
+
+    def _refresh_copy(self):
+        text = html.escape(self.texts.get(self._which.value, ""))
+        keys = 'data-lm-suppress-shortcuts="true"'  # or JupyterLab takes an x typed in here to mean: cut this cell
+        look = 'rows="2" style="width:100%;box-sizing:border-box" aria-label="prompt" onfocus="this.select()"'
+        box = f"<textarea readonly {keys} {look}>{text}</textarea>"
+        button = f'<button {keys} class="jupyter-button widget-button" onclick="{COPY}">Copy this prompt</button>'
+        self._copy.value = f"{box}<br>{button}" if text else "Nothing is drawn yet."

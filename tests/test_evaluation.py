@@ -1,5 +1,7 @@
 """Evaluation: per-prompt measures, paired intervals, baselines that spend what they may, diversity by hand."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -132,3 +134,29 @@ def test_diversity_by_hand():
     assert got["distinct_1"] == pytest.approx(8 / 11) and got["distinct_2"] == 1
     assert got["image_diversity"] == pytest.approx(1)
     assert ev.diversity(["a", "b"], np.ones((2, 1)))["image_diversity"] == pytest.approx(0)
+
+
+def test_results_come_back_as_they_were_written(tmp_path):
+    plain = {m: np.zeros(4) for m in ev.METRICS}
+    records = ev.results({"plain": [plain], "ppo": [plain]}, RECORDS)
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(records))
+    assert ev.load_results(path) == records
+    one = ev.find(ev.load_results(path), set="in_domain", method="ppo", versus="plain", metric="gold")
+    assert one["n"] == 2 and one["per_seed"] == [0.0]
+    with pytest.raises(PromptlabError, match="0 records fit .*'moon'.*in_domain"):
+        ev.find(records, set="moon")
+    with pytest.raises(PromptlabError, match="2 records fit"):
+        ev.find(records, set="in_domain", versus=None, metric="gold")
+
+
+@pytest.mark.parametrize(
+    "content, says",
+    [(None, "FileNotFound"), ("[{", "JSONDecode"), ("[1]", "AttributeError"), ("[]", "no records"), ('[{"set": "a"}]', "high")],
+)
+def test_unreadable_results_are_named_with_the_way_to_repair_them(tmp_path, content, says):
+    path = tmp_path / "results.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(PromptlabError, match=f"results.json .*{says}.*git checkout"):
+        ev.load_results(path)

@@ -1,6 +1,7 @@
 """Every exercise of the course, four ways: blank, with its folded answer, and with the mistakes its hints are for."""
 
 import contextlib
+import copy
 import io
 import re
 import types
@@ -9,7 +10,9 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
+from tiny_policy import tiny_policy
 
+from promptlab import ppo, runtime
 from promptlab.rewards import Scores
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
@@ -22,6 +25,23 @@ MISTAKES = {
     },
     ("00_tour", "report"): {"return max(chosen)": "luck included", "return max(fresh)": "now the new seeds choose"},
     ("00_tour", "cost"): {"return prompts * n * k": "plain ones cost too", "return 2 * prompts * n * k": "draw plain ones once"},
+    ("01_sft", "labels"): {
+        "return prompt + completion + [end]": "what people type",
+        "return [-100] * len(prompt) + completion": "nothing teaches it to stop",
+        "return prompt + [-100] * (len(completion) + 1)": "turned round",
+    },
+    ("01_sft", "way_gone"): {
+        "return sum((s - p) / (b - p) for p, s, b in zip(plain, sft, best)) / len(plain)": "average first",
+        "return sum(sft) / sum(best)": "begins at plain",
+        "return (sum(best) - sum(plain)) / (sum(sft) - sum(plain))": "upside down",
+    },
+    ("01_sft", "without_placebo"): {
+        "return [r for r in records if not set(r['y'].split(', ')) & set(PLACEBO_WORDS)]": "too few examples",
+        "import re; return [r | {'y': re.sub('|'.join(PLACEBO_WORDS), '', r['y'])} for r in records]": "empty places",
+        "return [r | {'y': ', '.join(r['y'].split(', ')[:2])} for r in records]": "good words were lost",
+        "return [r | {'y': r['y'].replace(', masterpiece', '')} for r in records]": "still there",
+        "[r.update(y=', '.join(w for w in r['y'].split(', ') if w not in PLACEBO_WORDS)) for r in records]; return records": "lent to you",
+    },
     ("02_rewards", "my_penalty"): {
         "return (k * (relevance - r0)).mean(1).clamp(max=0)": "Clamp inside, average outside",
         "return (k * (relevance - r0)).clamp(min=0).mean(1)": "cuts the wrong side",
@@ -37,6 +57,41 @@ MISTAKES = {
         'return -sheet.similarity("a silhouette")': "is a sign turned round",
         'return s.aesthetic + sheet.similarity("a silhouette")': "Weigh it up",
         "return s.aesthetic": "Which words would",
+    },
+    ("03_ppo", "token_pay"): {
+        "pay = -kl * (log_p - log_ref); pay[-1] = score; return pay": "replaces the leash price",
+        "pay = kl * (log_p - log_ref); pay[-1] += score; return pay": "sign is turned round",
+        "return score - kl * (log_p - log_ref)": "comes once",
+        "pay = 0 * log_p; pay[-1] = score; return pay": "leash is missing",
+    },
+    ("03_ppo", "objective"): {
+        "return ratio.clamp(1 - clip, 1 + clip) * advantage": "Only the clipped product",
+        "return torch.maximum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)": "PPO is the pessimist",
+        "return (ratio * advantage).clamp(1 - clip, 1 + clip)": "the clip is for the ratio",
+        "return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)": "has the other sign",
+    },
+    ("03_ppo", "ending_pays"): {
+        "return torch.tensor([float(word in t) for t in written])": "paid wherever it stands",
+        "return torch.tensor([float(t.count(word)) for t in written])": "learned to repeat it",
+        "return torch.ones(len(written))": "cannot know what you want",
+        "return -torch.tensor([float(t.endswith(word)) for t in written])": "punishes the word",
+    },
+    ("04_evaluation", "my_interval"): {
+        "return np.percentile(np.random.default_rng().choice(b - a, (2000, len(a))).mean(1), (2.5, 97.5))": "better must be positive",
+        "r = np.random.default_rng(); return np.percentile(r.choice(a, (2000, len(a))).mean(1) - r.choice(b, (2000, len(b))).mean(1), (2.5, 97.5))": "Subtract first, then redraw",
+        "return np.percentile(a - b, (2.5, 97.5))": "ends of single differences",
+    },
+    ("04_evaluation", "my_report"): {
+        "return rewards[:, :, :2].mean(2).max(1).mean()": "luck included",
+        "return rewards.mean(2).max(1).mean()": "the bug of section 3",
+        "return rewards[:, :, 2:].mean(2).max(1).mean()": "seeds that should only score",
+        "return rewards[np.arange(len(rewards)), rewards.mean(2).argmax(1), 2:].mean()": "had a say in the choice",
+        "return rewards[:, rewards[:, :, :2].mean((0, 2)).argmax(), 2:].mean()": "a fixed suffix",
+    },
+    ("04_evaluation", "my_fooler"): {
+        'return "a castle, oil painting, at sunset, vivid colors"': "Both like it",
+        'return "a pizza, blurry, black and white"': "Both dislike it",
+        'return "a fox"': "A middling picture",
     },
 }
 
@@ -59,7 +114,7 @@ def folded_answer(name, function):
 
 def said(name, function=None, body=None):
     """What the checks of a notebook print, by exercise, once `body` stands in one of its functions."""
-    known = {"torch": torch, **silhouettes()}
+    known = {"torch": torch, **silhouettes(), **foolable(), **probe()}
     printed, names = [], []
     for cell in exercise_cells(name):
         if cell.cell_type == "markdown":
@@ -97,6 +152,31 @@ def silhouettes():
         top=lambda values, count=16: values.argsort(descending=True, stable=True)[:count].tolist(),
     )
     return {"s": scores, "sheet": sheet, "c": types.SimpleNamespace(relevance_threshold=0.35)}
+
+
+def foolable():
+    """A scorer whose learned score goes by colour alone, while gold also asks whether the words suit the subject."""
+    count = lambda prompts, words: [sum(w in p for w in words) for p in prompts]  # noqa: E731
+    rich, poor, unfit = ("neon", "oil", "vivid", "sunset", "night"), ("blurry", "black"), ("bear, stained",)
+
+    class Gallery:
+        def embeddings(self, prompts, seeds):
+            return torch.tensor([[5.0 + a - 2 * b] for a, b in zip(count(prompts, rich), count(prompts, poor), strict=True)])
+
+        def facts(self, prompts, seeds):
+            golds = self.embeddings(prompts, seeds)[:, 0] - 6 * torch.tensor(count(prompts, unfit))
+            return [{"gold": float(g)} for g in golds]
+
+    scorer = types.SimpleNamespace(gallery=Gallery(), rate=lambda embeddings: embeddings[:, 0])
+    return {"scorer": scorer, "measured": {"plain": {"aesthetic": torch.full((8,), 5.5).numpy()}}}
+
+
+def probe():
+    """What the probe of 03_ppo needs, with a policy so small that it learns in a second what the course's learns in ten."""
+    trial = ppo.Settings(prompts=5, samples=16, new_tokens=6, minibatch=40, epochs=2, lr=3e-3, kl=0.0, kl_target=None)
+    pool = ["a frog", "a red castle", "blue frog", "castle", "red frog"]
+    names = {"policy": tiny_policy(), "pool": pool, "endings": ["vivid"], "trial": trial, "updates": 60}
+    return {"ppo": ppo, "copy": copy, "runtime": runtime, **names}
 
 
 @pytest.mark.parametrize("name", sorted({name for name, _ in MISTAKES}))

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from fakes import FakeGallery
+from matplotlib.figure import Figure
 
 from promptlab import plots
 from promptlab.runtime import PromptlabError
@@ -114,6 +116,20 @@ def test_paired_differences_and_slopes_draw():
     assert [t.get_text() for t in ax.texts] == ["+1.50", "+1.00"] and draw(ax.figure)
 
 
+def test_popularity_names_words_and_hides_no_name():
+    from matplotlib.text import Text
+
+    share = {"masterpiece": 0.14, "8k": 0.15, "in the forest": 0.01, "blurry": 0.02}
+    effects = {"masterpiece": [0.1, -0.1, 0], "8k": [0, 0.1, -0.1], "in the forest": [1, 1.2, 0.9], "blurry": [-1, -1.1, -0.7]}
+    figure = plots.popularity(share, effects, ["masterpiece", "8k"], ["in the forest"], hollow=["masterpiece", "8k"])
+    ax = figure.axes[0]
+    assert draw(figure) and {t.get_text() for t in ax.texts} == {"masterpiece", "8k", "in the forest"}
+    boxes = [Text.get_window_extent(t) for t in ax.texts]  # without the line to its point
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    points = {(line.get_xdata()[0], line.get_markerfacecolor()) for line in ax.lines if line.get_marker() in ("o", "s")}
+    assert points == {(x, "white" if w in ("masterpiece", "8k") else plots.COLOURS["gold"]) for w, x in share.items()}
+
+
 @pytest.fixture
 def scorer():
     """A scorer whose plain pictures rate 4 and whose rewrites rate 6, so that the table is known."""
@@ -143,6 +159,45 @@ def test_mean_scores_and_their_table(scorer):
 def test_mean_scores_leave_gold_out_where_there_is_no_judge(scorer):
     scorer.gallery.facts = lambda prompts, seeds: [{} for _ in prompts]
     assert "gold" not in plots.mean_scores(scorer, "a frog", "a frog, vivid", [1])
+
+
+def history(updates, **metrics):
+    return [{"update": i, **{key: value + i for key, value in metrics.items()}} for i in range(updates)]
+
+
+def test_curves_show_what_was_measured_and_its_running_mean():
+    figure = plots.curves(history(7, reward=0.0, kl=1.0, entropy=2.0))
+    assert [ax.get_title() for ax in figure.axes] == ["reward", "KL, nats a rewrite", "entropy, nats a token"] and draw(figure)
+    dots, mean = figure.axes[0].lines
+    assert list(dots.get_xdata()) == [1, 2, 3, 4, 5, 6, 7] and list(mean.get_ydata()) == [0, 0.5, 1, 1.5, 2, 3, 4]
+    assert {line.get_color() for line in figure.axes[0].lines} == {plots.COLOURS["reward"]}
+    assert figure.get_size_inches()[0] <= 10 and len(draw(plots.curves(history(80, **dict.fromkeys(plots.CURVES, 0.0))))) < 150_000
+
+
+def test_curves_tell_runs_apart_by_line_and_name():
+    runs = {"leash on": history(3, reward=0.0), "leash off": history(5, reward=1.0, gold=3.0)}
+    first, second = plots.curves(runs, keys=("reward", "gold")).axes
+    assert [line.get_linestyle() for line in first.lines[1::2]] == ["-", "--"]
+    assert [t.get_text() for t in first.get_legend().get_texts()] == ["leash on", "leash off"] and second.get_legend() is None
+    assert draw(first.figure)
+
+
+def test_curves_take_a_figure_of_a_thread_and_a_run_that_has_not_begun():
+    mine = Figure()
+    assert plots.curves(history(2, reward=0.0), figure=mine) is mine and len(mine.axes) == 1
+    assert plots.curves([]).axes == [] and draw(plots.curves([]))
+
+
+def test_a_film_has_a_row_per_prompt_and_evenly_chosen_columns():
+    gallery, prompts = FakeGallery(), ["a frog", "a $x_1$"]
+    frames = {step: [f"{p}, vivid colors, step {step}" for p in prompts] for step in (0, 1, 2, 3, 10)}
+    figure = plots.film(gallery, prompts, frames, seed=3, most=3)
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles[:3] == [f"AFTER {s} UPDATES\nvivid colors, step {s}" for s in (0, 2, 10)] and len(titles) == 6
+    assert {"a frog", "a $x_1$"} <= set(text_of(figure)) and draw(figure) and gallery.drawn == 6
+    assert len(plots.film(gallery, prompts, {0: prompts}).axes) == 2
+    with pytest.raises(PromptlabError, match="no frame"):
+        plots.film(gallery, prompts, {})
 
 
 def test_the_method_diagram_is_legible_and_small():

@@ -6,7 +6,7 @@ from tiny_policy import tiny_policy
 
 from promptlab.policy import MARK, log_probs
 from promptlab.prompts import load_prompts
-from promptlab.sft import as_pairs, finetune, format_rate, held_out_loss
+from promptlab.sft import as_pairs, finetune, format_rate, held_out_loss, losses, own_folder
 
 RECORDS = [{"x": x, "y": f"{x} oil vivid"} for x in ("a frog", "a castle", "red frog", "blue castle")] * 8
 
@@ -79,6 +79,26 @@ def test_it_learns_goes_on_after_a_stop_and_leaves_its_start_alone(tmp_path):
     again = finetune(policy, RECORDS, tmp_path / "b", epochs=4, lr=1e-2, batch=8)
     for a, b in zip(straight.model.state_dict().values(), again.model.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_the_curve_shows_both_losses_and_a_finished_training_is_taken_up(tmp_path):
+    policy, held = quiet(tiny_policy()), RECORDS[:4]
+    trained = finetune(policy, RECORDS, tmp_path, epochs=2, lr=1e-2, batch=8, held_out=held)
+    curve = losses(tmp_path)["held out"]
+    assert len(curve) == 9 and [step for step, _ in losses(tmp_path)["training"]] == list(range(1, 9)), "each of 8 steps, and the start"
+    assert curve[0] == (0, pytest.approx(held_out_loss(policy, held), abs=1e-3))
+    assert curve[-1] == (8, pytest.approx(held_out_loss(trained, held), abs=1e-3))
+    again = finetune(policy, RECORDS, tmp_path, epochs=2, lr=1e-2, batch=8, held_out=held)
+    for a, b in zip(trained.model.state_dict().values(), again.model.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b)
+    assert losses(tmp_path)["held out"] == curve
+
+
+def test_a_training_has_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("PROMPTLAB_HOME", str(tmp_path))
+    calls = [(tiny_policy(), RECORDS, 3), (tiny_policy(), RECORDS, 4), (tiny_policy(), RECORDS[:8], 3), (tiny_policy(seed=1), RECORDS, 3)]
+    folders = [own_folder(*call) for call in calls]
+    assert len(set(folders)) == 4 and folders[0] == own_folder(tiny_policy(), list(RECORDS), 3) and tmp_path in folders[0].parents
 
 
 @pytest.mark.parametrize(

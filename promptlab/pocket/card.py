@@ -237,7 +237,9 @@ def write(out):
 
 def publish(out, records):
     """Write records as `card.json` and as the model card; the size of the world's weights (policies apart) joins them."""
-    weights = sum(f.stat().st_size for part in ("generator", "clip", "aesthetic", "judge") for f in (out / part).rglob("*.safetensors")) / 1e6
+    weights = (
+        sum(f.stat().st_size for part in ("generator", "clip", "aesthetic", "judge") for f in (out / part).rglob("*.safetensors")) / 1e6
+    )
     records = [*records, record("all weights of the world together, MB", weights, "<= 45")]
     write_atomically(out / "card.json", json.dumps(records, indent=1))
     rows = ["| measured | value | bar | met |", "|---|---|---|---|"]

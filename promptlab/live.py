@@ -1,0 +1,143 @@
+"""A PPO run to watch: its curves grow while it trains, and a button stops it."""
+
+import base64
+import contextlib
+import html
+import io
+import json
+import signal
+import sys
+import threading
+import zlib
+from functools import cached_property
+from pathlib import Path
+
+from promptlab import plots, ppo
+from promptlab.config import preset
+from promptlab.runtime import home
+from promptlab.widgets import _View, live
+
+
+def own_folder(policy, settings) -> Path:
+    """A folder for a run from these weights with these settings: the same run goes on in it, another one never does."""
+    weights = next(policy.model.parameters()).detach().cpu().numpy().tobytes()
+    return home() / preset().name / "ppo" / f"run-{zlib.crc32(repr(settings).encode() + weights):08x}"
+
+
+class LiveRun(_View):
+    """A run of `ppo.train`, begun at once: in a thread where somebody can click, so that the stop button works, else right here.
+
+    Args: as `ppo.train`, of which `policy` is the one that learns, and `folder` by default one of its own (delete it to begin
+    anew, also after a change of `reward` or `pool`); `prompts` are rewritten after every update, and the metrics keep that
+    as "film". A run still going in another cell is stopped first, as two would halve each other's speed.
+    """
+
+    _latest = None
+
+    def __init__(self, policy, pool, reward, updates, settings=None, prompts=(), folder=None):
+        if LiveRun._latest is not None and LiveRun._latest.running:
+            LiveRun._latest.stop()
+            LiveRun._latest.wait()
+        LiveRun._latest = self
+        self.policy, self.settings, self.updates, self.prompts = policy, settings or ppo.Settings(), updates, list(prompts)
+        self.folder = Path(folder or own_folder(policy, self.settings))
+        log = self.folder / "metrics.jsonl"
+        self.history = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        self.stopping, self.error, self._thread = False, None, None
+        train = lambda quiet: ppo.train(policy, pool, reward, self.folder, updates, self.settings, self._watch, quiet=quiet)  # noqa: E731
+        if live() and "google.colab" not in sys.modules:  # there a thread cannot reach a widget
+            self._thread = threading.Thread(target=self._work, args=(train,), daemon=True)
+            self._thread.start()
+        else:
+            with self._interrupts():
+                self.history = train(False)
+
+    def _work(self, train):
+        try:
+            self.history = train(True)
+        except BaseException as error:  # a thread has nobody to raise to; `wait` does
+            self.error = error
+        self._refresh(False)
+
+    def _watch(self, run, metrics):
+        if self.prompts:
+            metrics["film"] = run.policy.rewrite(self.prompts)
+        self.history = [*self.history[: metrics["update"]], metrics]
+        self._refresh(True)
+        return self.stopping
+
+    def stop(self):
+        """Let the update in progress end, write a checkpoint, and return; the same call goes on from there."""
+        self.stopping = True
+        self._refresh(self.running)
+
+    @property
+    def running(self):
+        return self._thread is not None and self._thread.is_alive()
+
+    def wait(self) -> list[dict]:
+        """The metrics, once the run has ended; an interrupt is a `stop`. Raises what went wrong in the run."""
+        with self._interrupts():
+            while self.running:
+                self._thread.join(0.2)
+        if self.error:
+            raise self.error
+        return self.history
+
+    @contextlib.contextmanager
+    def _interrupts(self):
+        """Take the first interrupt as a stop, so that no half-made update is lost; a second one breaks off."""
+
+        def on_interrupt(*_):
+            if self.stopping:
+                raise KeyboardInterrupt
+            self.stop()
+
+        if threading.current_thread() is not threading.main_thread():  # only there do interrupts arrive
+            yield
+            return
+        before = signal.signal(signal.SIGINT, on_interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    @property
+    def status(self):
+        """Where the run is, as one line."""
+        if not self.history:
+            return "The first update is on its way."
+        last, said = self.history[-1], []
+        for name, form in (("reward", "+.2f"), ("gold", ".1f"), ("kl", ".1f")):
+            said += [f"{'KL' if name == 'kl' else name} {last[name]:{form}}"] if name in last else []
+        return f"{len(self.history)} of {self.updates} updates: {', '.join(said)}."
+
+    @cached_property
+    def widget(self):
+        """The view: a line of text, a stop button, the curves."""
+        import ipywidgets as w
+
+        self._line, self._curves, self._button = w.HTML(), w.HTML(), w.Button(icon="stop", layout=w.Layout(width="260px"))
+        self._button.on_click(lambda _: self.stop())
+        view = w.VBox([self._line, self._button, self._curves])
+        self.__dict__["widget"] = view  # from now on the training thread refreshes it too
+        self._refresh(self.running)
+        return view
+
+    def _refresh(self, running):
+        if "widget" not in self.__dict__:
+            return
+        from matplotlib.figure import Figure
+
+        self._line.value = f"<b>{html.escape(f'Stopped by an error: {self.error}' if self.error else self.status)}</b>"
+        self._button.description = "stopping after this update" if running and self.stopping else "stop here" if running else "ended"
+        self._button.disabled = self.stopping or not running
+        if self.history:
+            buffer = io.BytesIO()  # a figure without pyplot, whose state the thread would share with the reader's cells
+            plots.curves(self.history, figure=Figure()).savefig(buffer, format="png")
+            data = base64.b64encode(buffer.getvalue()).decode()
+            self._curves.value = f'<img alt="{html.escape(self.status)}" style="max-width:100%" src="data:image/png;base64,{data}">'
+
+    def figure(self):
+        """The curves, where nobody can click."""
+        return plots.curves(self.history)

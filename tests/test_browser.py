@@ -1,0 +1,145 @@
+"""What only a browser shows: Compare in a real JupyterLab in Chromium, offline, driven as a reader drives it."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.request import urlopen
+
+import nbformat
+import pytest
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CELL = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from conftest import preset_at
+from promptlab.rewards import Scorer
+from promptlab.widgets import Compare
+
+Compare(Scorer(preset_at(Path({world!r}))), {{"plain": None, "painted": lambda x: x + ", oil painting"}}, seeds=(11, 12))
+"""
+
+
+@pytest.fixture
+def chromium():
+    found = next(filter(None, map(shutil.which, NAMES)), None)
+    return found or pytest.skip(f"no Chromium found ({', '.join(NAMES)}): apt-get install chromium")
+
+
+@pytest.fixture
+def lab(chromium, tmp_path, monkeypatch, offline_folder):
+    """The address of a JupyterLab of our own with `tmp_path` as its folder: no user settings, no look for news or updates."""
+    for name in ("CONFIG", "DATA", "RUNTIME"):
+        monkeypatch.setenv(f"JUPYTER_{name}_DIR", str(tmp_path / "jupyter" / name.lower()))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.delenv("PROMPTLAB_HEADLESS", raising=False)  # somebody can click
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    command = [
+        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", f"--notebook-dir={tmp_path}",
+        "--IdentityProvider.token=frog", "--LabApp.expose_app_in_browser=True",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.extension_manager=readonly",
+    ]  # fmt: skip
+    with open(tmp_path / "lab.log", "wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path)
+    try:
+        for _ in range(300):
+            assert server.poll() is None, (tmp_path / "lab.log").read_text()
+            try:
+                urlopen(f"http://127.0.0.1:{port}/api?token=frog", timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/lab/tree/compare.ipynb?token=frog"
+    finally:
+        server.terminate()  # its kernels end with it
+        server.wait(60)
+
+
+@pytest.fixture
+def page(chromium):
+    """A page of the installed Chromium that may reach this machine and nothing else."""
+    from playwright.sync_api import sync_playwright
+
+    refused = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium)
+        context = browser.new_context(viewport={"width": 1200, "height": 1000}, permissions=["clipboard-read"])
+        context.set_default_timeout(60_000)
+        context.route(lambda url: "//127.0.0.1:" not in url, lambda route: (refused.append(route.request.url), route.abort()))
+        yield context.new_page()
+        browser.close()
+    assert not refused, f"the page asked for {refused}"
+
+
+def test_compare_in_jupyterlab(page, lab, tiny_world, tmp_path):
+    from PIL import Image
+
+    cell = CELL.format(tests=str(Path(__file__).parent), world=str(tiny_world)).strip()
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, tmp_path / "compare.ipynb")
+    page.goto(lab)
+    page.get_by_text("(ipykernel) | Idle").wait_for()  # in the status bar
+    page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
+
+    # Words that would run if they were not shown as words.
+    words, draw = page.get_by_role("textbox", name="Your words"), page.get_by_role("button", name="Draw")
+    evil = "a frog <script>run=1</script><img src=x onerror=run=1>"
+    words.fill(evil)
+    draw.click()
+    pictures, cards = page.locator("[role=listitem] img"), page.locator("[role=listitem]")
+    pictures.nth(1).wait_for()
+    assert pictures.count() == cards.count() == 2
+    assert (
+        all(evil in card for card in cards.all_inner_texts())
+        and page.locator(".jp-OutputArea script, .jp-OutputArea [onerror]").count() == 0
+    )
+    assert page.evaluate("typeof run") == "undefined"
+
+    # The change is there to see, in both looks and words; every score has its name.
+    added = cards.nth(1).locator("ins")
+    assert (
+        added.all_inner_texts() == ["oil", "painting"]
+        and added.first.evaluate("e => getComputedStyle(e).textDecorationLine") == "underline"
+    )
+    assert cards.nth(0).locator("ins").count() == 0
+    assert all(name in cards.nth(1).inner_text() for name in ("reward", "aesthetic", "relevance", "gold", "intent"))
+
+    # The next seed, by keyboard: other pictures, nothing else drawn.
+    first = [picture.get_attribute("src") for picture in pictures.all()]
+    page.get_by_role("slider").focus()
+    page.keyboard.press("ArrowRight")
+    page.get_by_text("Seed 12, 2 of 2").wait_for()
+    second = [picture.get_attribute("src") for picture in pictures.all()]
+    assert len(second) == 2 and not set(first) & set(second)
+
+    # A mistake is said, and what was there stays; Enter draws as the button does.
+    words.fill("  ")
+    draw.click()
+    page.get_by_role("alert").get_by_text("is empty").wait_for()
+    assert [picture.get_attribute("src") for picture in pictures.all()] == second
+    words.fill("a red castle")
+    page.get_by_label("draw my words as they are").check()
+    words.press("Enter")
+    page.locator("[role=listitem]", has_text="your words").wait_for()
+    assert cards.count() == 1
+
+    # The second page: words to the clipboard, picture to the run folder.
+    page.get_by_role("tab", name="Keep").click()
+    page.get_by_role("button", name="Copy this prompt").click()
+    page.get_by_role("button", name="Copied").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == "a red castle"
+    page.keyboard.press("x")  # the text box is selected; JupyterLab would cut the cell
+    page.get_by_role("button", name="Copied").press("x")
+    page.get_by_role("button", name="Save as PNG").click()
+    page.get_by_text("Saved as").wait_for()
+    (path,) = Path(os.environ["PROMPTLAB_HOME"]).rglob("tiny/compare/a-red-castle-*.png")
+    with Image.open(path) as picture:
+        assert picture.text["prompt"] == "a red castle" and picture.text["seed"] == "12" and picture.text["preset"] == "tiny"

@@ -1,0 +1,145 @@
+"""A PPO run to watch: in a thread or not, stopped by a button or an interrupt, and what its views say."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+from tiny_policy import tiny_policy
+
+from promptlab import live, ppo
+from promptlab.runtime import PromptlabError
+
+FAST = ppo.Settings(prompts=4, samples=2, new_tokens=4, minibatch=8, epochs=1)
+POOL = ["a frog", "a red castle", "blue frog", "castle"]
+
+
+def vivid(plain, written, seeds):
+    return torch.tensor([float(w.split().count("vivid")) for w in written])
+
+
+def run(tmp_path, updates=3, reward=vivid, policy=None, **kwargs):
+    return live.LiveRun(policy or tiny_policy(), POOL, reward, updates, FAST, folder=tmp_path, **kwargs)
+
+
+@pytest.fixture
+def clickable(monkeypatch):
+    monkeypatch.setattr(live, "live", lambda: True)
+
+
+def test_where_nobody_can_click_it_runs_right_here(tmp_path, capfd):
+    r = run(tmp_path)
+    assert not r.running and [m["update"] for m in r.wait()] == [0, 1, 2]
+    assert "ppo" in capfd.readouterr().err, "a progress bar"
+    assert isinstance(r.figure(), Figure) and r.status.startswith("3 of 3 updates: reward +")
+
+
+def test_a_thread_trains_while_the_notebook_goes_on(tmp_path, clickable, capfd):
+    go = threading.Event()
+
+    def reward(plain, written, seeds):
+        assert threading.current_thread() is not threading.main_thread() and go.wait(60)
+        return vivid(plain, written, seeds)
+
+    r = run(tmp_path, reward=reward)
+    view = r.widget
+    assert r.running and r._button.description == "stop here" and r._line.value == "<b>The first update is on its way.</b>"
+    go.set()
+    assert len(r.wait()) == 3 and not r.running
+    assert r._button.disabled and r._button.description == "ended" and "3 of 3 updates" in view.children[0].value
+    assert 'alt="3 of 3 updates: reward' in r._curves.value and "ppo:" not in capfd.readouterr().err
+    assert live.LiveRun(tiny_policy(), POOL, vivid, 3, FAST, folder=tmp_path).widget.children[1].disabled, "shown after its end"
+
+
+def test_a_thread_learns_what_the_foreground_learns(tmp_path, monkeypatch):
+    one, two = tiny_policy(), tiny_policy()
+    first = run(tmp_path / "a", policy=one).wait()
+    monkeypatch.setattr(live, "live", lambda: True)
+    assert run(tmp_path / "b", policy=two).wait() == first
+    assert all(torch.equal(a, b) for a, b in zip(one.model.parameters(), two.model.parameters(), strict=True))
+
+
+def test_on_colab_it_runs_in_the_foreground(tmp_path, clickable, monkeypatch):
+    monkeypatch.setitem(live.sys.modules, "google.colab", object())
+    assert run(tmp_path)._thread is None
+
+
+@pytest.mark.parametrize("press", [lambda r: r._button.click(), lambda r: r.stop()], ids=["button", "method"])
+def test_a_stop_writes_a_checkpoint_and_the_same_call_goes_on(tmp_path, clickable, press):
+    at, go = threading.Event(), threading.Event()
+
+    def reward(plain, written, seeds):
+        at.set()
+        assert go.wait(60)
+        return vivid(plain, written, seeds)
+
+    r = run(tmp_path, 4, reward)
+    assert r.widget and at.wait(60)
+    press(r)
+    assert r._button.description == "stopping after this update" and r._button.disabled
+    go.set()
+    assert len(r.wait()) == 1, "the update in progress is not lost"
+    again = run(tmp_path, 4)
+    assert again.history[0] == r.history[0] and len(again.wait()) == 4
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+def test_an_interrupt_is_a_stop(tmp_path, monkeypatch, threaded):
+    monkeypatch.setattr(live, "live", lambda: threaded)
+    before, calls = signal.getsignal(signal.SIGINT), []
+
+    def reward(plain, written, seeds):
+        calls.append(seeds)
+        if len(calls) == 2:
+            while threaded and signal.getsignal(signal.SIGINT) == before:  # until the reader's cell waits
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGINT)
+        if len(calls) >= 2 and threaded:
+            time.sleep(0.3)  # the main thread takes notice of the signal
+        return vivid(plain, written, seeds)
+
+    assert len(run(tmp_path, 9, reward).wait()) in ((2, 3) if threaded else (2,))
+    assert signal.getsignal(signal.SIGINT) == before, "handed back"
+    assert (tmp_path / "ppo.ckpt").exists()
+
+
+def test_a_second_run_stops_the_first_and_goes_on_where_it_stopped(tmp_path, clickable):
+    begun = threading.Event()
+
+    def slow(plain, written, seeds):
+        begun.set()
+        time.sleep(0.05)
+        return vivid(plain, written, seeds)
+
+    first = run(tmp_path, 1000, slow)
+    assert begun.wait(60)
+    second = run(tmp_path, 3)
+    assert not first.running and 1 <= len(first.history) < 1000
+    assert second.wait()[: len(first.history)] == first.history and len(second.history) == max(3, len(first.history))
+
+
+def test_what_goes_wrong_in_a_thread_is_said_and_raised(tmp_path, clickable):
+    go = threading.Event()
+    r = run(tmp_path, reward=lambda *_: go.wait(60) and torch.tensor([float("nan")] * 8))
+    assert r.widget
+    go.set()
+    with pytest.raises(PromptlabError, match="finite number"):
+        r.wait()
+    assert "Stopped by an error" in r._line.value and "finite number" in r._line.value and r._button.disabled
+
+
+def test_prompts_are_rewritten_after_every_update_for_the_film(tmp_path):
+    policy = tiny_policy()
+    history = run(tmp_path, policy=policy, prompts=POOL[:2]).history
+    assert all(len(m["film"]) == 2 for m in history) and history[-1]["film"] == policy.rewrite(POOL[:2])
+    assert run(tmp_path, prompts=POOL[:2]).history == history, "kept with the metrics"
+
+
+def test_every_start_and_every_setting_has_its_own_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("PROMPTLAB_HOME", str(tmp_path))
+    folders = {live.own_folder(tiny_policy(seed), ppo.Settings(kl=kl)) for seed in (0, 1) for kl in (0.1, 0.2) for _ in range(2)}
+    assert len(folders) == 4 and all(f.parent == tmp_path.resolve() / "pocket" / "ppo" for f in folders)
+    assert live.LiveRun(tiny_policy(), POOL, vivid, 1, FAST).folder == live.own_folder(tiny_policy(), FAST)
