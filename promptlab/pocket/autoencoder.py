@@ -7,7 +7,7 @@ import torch
 from promptlab.pocket.training import train
 from promptlab.runtime import bar, device
 
-STEPS, POLISH, BATCH = 5000, 2500, 24
+STEPS, POLISH, BATCH = 5000, 4500, 24
 
 
 def new_autoencoder():

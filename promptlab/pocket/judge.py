@@ -12,7 +12,7 @@ from promptlab.pocket.subjects import SUBJECTS
 from promptlab.pocket.training import train
 from promptlab.runtime import device, load_weights
 
-STEPS, BATCH = 6000, 128
+STEPS, BATCH = 12_000, 128
 HEADS = {"subject": SUBJECTS, "colour": (*COLOURS, "its own"), "medium": MEDIA, "background": BACKGROUNDS}
 
 

@@ -106,8 +106,12 @@ def save(unet, text_encoder, vae, scaling_factor, tokenizer, folder):
     pipe = StableDiffusionPipeline(
         vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False
     )  # fmt: skip
-    pipe.to(torch.float16).save_pretrained(folder)
-    pipe.to(torch.float32)
+    parts = (unet, text_encoder, vae)  # each by itself: a whole pipeline warns that a CPU cannot draw in half precision
+    for part in parts:
+        part.half()
+    pipe.save_pretrained(folder)
+    for part in parts:
+        part.float()
     # transformers would read the half precision of the file back, diffusers would not, and the two would not fit together.
     path = folder / "text_encoder" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"dtype": "float32"}, indent=2))
