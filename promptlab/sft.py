@@ -21,7 +21,7 @@ def own_folder(policy: Policy, records, *settings) -> Path:
     return home() / preset().name / "sft" / f"run-{zlib.crc32(repr((records, settings)).encode() + weights):08x}"
 
 
-def finetune(policy: Policy, records, folder, epochs=3, lr=5e-4, batch=32, seed=0, held_out=None) -> Policy:
+def finetune(policy: Policy, records, folder, epochs=2, lr=3e-4, batch=32, seed=0, held_out=None) -> Policy:
     """Train a copy of `policy` on engineered prompts with `trl.SFTTrainer`, the loss on the rewrite alone.
 
     Checkpoints go to `folder` after every epoch and the same call goes on from the last; returns the trained policy. About

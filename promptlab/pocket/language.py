@@ -1,20 +1,23 @@
 """Stage (f): a small GPT-2, "pretrained" on captions of the pocket world, from which every policy starts.
 
 It has read every noun, also those that no later stage of the course may use, and nothing about rewriting. A page holds
-two captions of one picture, as pages of the web do: from them it learns to say a thing again, which every rewrite begins with.
+two captions of one picture, as pages of the web do, among words that have nothing to do with it: from them it learns to
+find a thing in a text and say it again, which every rewrite begins with.
 """
 
 import random
+from string import ascii_lowercase
 
 import torch
 import torch.nn.functional as F
 
-from promptlab.pocket.clip import captions_for, claim_as_people
+from promptlab.pocket.captions import caption, claim_as_people
+from promptlab.pocket.pairs import pairs_twice
 from promptlab.pocket.training import train
 from promptlab.runtime import device
 
-STEPS, BATCH, CONTEXT = 2500, 64, 128
-BETWEEN = (". ", ": ", " / ", "; ", " - ", " or ", " also ", " = ", " again: ", " that is ")  # what stands between two captions of a page
+STEPS, BATCH, CONTEXT, ROUNDS = 6000, 64, 128, 4
+BETWEEN = (".", ":", " /", ";", " -", " or", " also", " =", " again:", " that is")  # what stands between two captions of a page
 
 
 def policy_tokenizer(tokenizer):
@@ -39,21 +42,42 @@ def new_model(tokenizer):
     ))  # fmt: skip
 
 
+def rubbish(rng):
+    """Up to four words that mean nothing: what else stands on a page, as a learner of captions sees it."""
+    return " ".join("".join(rng.choices(ascii_lowercase, k=rng.randint(2, 6))) for _ in range(rng.randint(0, 4)))
+
+
+def pages(pictures, seed):
+    """A page (given, learnt) of every picture: two captions of it, and in every third rubbish around the first.
+
+    Nothing is to be learnt of rubbish, so there the first caption is only read.
+    """
+    rng, out = random.Random(seed), []
+    for picture in pictures:
+        first, second = (caption(claim_as_people(picture, rng), rng) for _ in range(2))
+        between, noisy = rng.choice(BETWEEN), rng.random() < 1 / 3
+        out.append((f"{rubbish(rng)} {first} {rubbish(rng)}{between}", second) if noisy else ("", f"{first}{between} {second}"))
+    return out
+
+
 def fit(pictures, tokenizer, folder, steps=STEPS):
-    """Train on pages of two captions as people write them (`captions.claim_as_people`); `tokenizer` from `policy_tokenizer`."""
+    """Train on pages, those of two subjects twice as often, as they are harder to say again; `tokenizer` from `policy_tokenizer`."""
     torch.manual_seed(0)
     model, end = new_model(tokenizer), tokenizer.eos_token_id
-    first, second, rng = captions_for(pictures, 90, claim_as_people)[1], captions_for(pictures, 91, claim_as_people)[1], random.Random(92)
-    texts = [a + rng.choice(BETWEEN) + b for a, b in zip(first, second, strict=True)]
-    rows = [[*ids, end] for ids in tokenizer(texts, add_special_tokens=False).input_ids]
+    given, learnt = zip(*(page for r in range(ROUNDS) for page in pages([pictures[i] for i in pairs_twice(pictures)], 90 + r)), strict=True)
+    encode = lambda texts: tokenizer(texts, add_special_tokens=False).input_ids  # noqa: E731
+    rows = [(a, [*b, end]) for a, b in zip(encode(list(given)), encode(list(learnt)), strict=True)]
+    rows.sort(key=lambda row: len(row[0]) + len(row[1]))  # pages of a length are trained on together: no step is spent on padding
 
     def loss_of(indices):
-        chosen = [rows[i][:CONTEXT] for i in indices]
-        width = max(map(len, chosen))
-        ids = torch.tensor([r + [end] * (width - len(r)) for r in chosen], device=device())
-        real = torch.arange(width, device=ids.device) < torch.tensor([[len(r)] for r in chosen], device=ids.device)
-        logits = model(input_ids=ids, attention_mask=real.long()).logits[:, :-1].float()
-        targets = ids[:, 1:].masked_fill(~real[:, 1:], -100)
+        first = min(indices[0], len(rows) - BATCH)
+        chosen = rows[first : first + BATCH]
+        width = max(len(a) + len(b) for a, b in chosen)
+        ids = torch.tensor([a + b + [end] * (width - len(a) - len(b)) for a, b in chosen], device=device())
+        place = torch.arange(width, device=ids.device)
+        starts, stops = torch.tensor([[len(a), len(a) + len(b)] for a, b in chosen], device=ids.device)[:, :, None].unbind(1)
+        logits = model(input_ids=ids, attention_mask=(place < stops).long()).logits[:, :-1].float()
+        targets = ids.masked_fill((place < starts) | (place >= stops), -100)[:, 1:]
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
 
     return train("language", folder, steps, {"model": model}, loss_of, 1e-3, BATCH, len(rows), ema=("model",), log=folder / "log.txt")[
