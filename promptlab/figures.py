@@ -105,7 +105,7 @@ def grid(scorer, texts, measured, seed, metric="reward", better="ppo", than="sft
     difference = measured[better][metric] - measured[than][metric]
     chosen = [(name, i) for name, some in ranks(difference, count).items() for i in some]
     drawn = [written[i] for _, i in chosen for written in texts.values()]
-    titles = [_short(METHODS[m], texts["plain"][i], written[i]) for _, i in chosen for m, written in texts.items()]
+    titles = ["\n".join([METHODS[m], *textwrap.wrap(written[i], 30)]) for _, i in chosen for m, written in texts.items()]
     share = {"intent": 0.01}  # `wall` writes a share, `measure` says %
     below = [{name: measured[m][name][i] * share.get(name, 1) for name in show} for _, i in chosen for m in texts]
     labels = [f"{name}\n{difference[i]:{FINE.get(metric, '+.2f')}}" for name, i in chosen]
@@ -118,12 +118,6 @@ def tall_wall(images, titles, columns, size=1.3, row_labels=None, scores=None):
     lines = sum(max(t.count("\n") for t in titles[i : i + columns]) for i in range(0, len(titles), columns))
     figure.set_figheight(figure.get_figheight() + lines * 0.14)  # inches of a line of small text
     return figure
-
-
-def _short(method, plain, text, width=32):
-    """A title: the method, then the words of a plain prompt or what a rewrite has behind its content."""
-    words = text if text == plain else "+ " + ", ".join(split_prompt(text)[1])
-    return "\n".join([method, *textwrap.wrap(words, width)])
 
 
 def added(plain, text) -> list[str]:

@@ -6,7 +6,7 @@ from promptlab.prompts import added_words, clean_prompt, split_prompt
 from promptlab.runtime import PromptlabError
 
 # Okabe and Ito's colour-blind-safe palette; the same colour means the same score in every figure, table and widget.
-COLOURS = {"reward": "#0072B2", "aesthetic": "#CC79A7", "relevance": "#009E73", "gold": "#E69F00", "intent": "#555555"}
+COLOURS = {"reward": "#0072B2", "aesthetic": "#CC79A7", "relevance": "#009E73", "gold": "#E69F00", "intent": "#7F7F7F"}
 # How each score is written: relevance moves in the third decimal, gold is a rating of 1 to 10, intent a share of words.
 FORMATS = {"reward": "+.2f", "aesthetic": ".2f", "relevance": ".3f", "gold": ".1f", "intent": ".0%"}
 LINE = 9.5  # points from one line of small text to the next
@@ -157,17 +157,18 @@ def curves(runs, keys=CURVES, columns=5, figure=None):
     figure.set_layout_engine("constrained")
     for place, key in enumerate(shown, 1):
         ax = figure.add_subplot(rows, columns, place)
-        for (name, history), style in zip(runs.items(), ("-", "--", ":", "-.") * len(runs), strict=False):
+        for history, style in zip(runs.values(), ("-", "--", ":", "-.") * len(runs), strict=False):
             at, values = zip(*[(m["update"] + 1, m[key]) for m in history if key in m] or [(float("nan"), float("nan"))], strict=True)
             means = [sum(values[max(0, i - 4) : i + 1]) / len(values[max(0, i - 4) : i + 1]) for i in range(len(values))]
             ax.plot(at, values, "o", color=COLOURS.get(key, "black"), alpha=0.25, markersize=2.5)
-            ax.plot(at, means, style, color=COLOURS.get(key, "black"), label=name)
+            ax.plot(at, means, style, color=COLOURS.get(key, "black"))
         ax.set_title(CURVES.get(key, key), fontsize=8)
         ax.tick_params(labelsize=7)
         ax.spines[["top", "right"]].set_visible(False)
-        if place == 1 and len(runs) > 1:
-            ax.legend(frameon=False, fontsize=7)
     figure.supxlabel("update", fontsize=8)
+    if shown and len(runs) > 1:
+        lines = figure.axes[0].lines[1::2]  # the means
+        figure.legend(lines, list(runs), loc="outside upper left", ncols=len(runs), frameon=False, fontsize=8)
     if own:
         plt.close(figure)
     return figure
