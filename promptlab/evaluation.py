@@ -40,41 +40,55 @@ def measure(scorer, records, texts, seeds=SCORING, progress=False) -> dict:
     }
 
 
-def interval(values, draws=2000, seed=0):
+def redrawn(values, rows, rng):
+    """Bootstrap means of (training seeds, prompts) values: the drawn training seeds `rows` (draws, seeds), prompts drawn here."""
+    columns = rng.integers(values.shape[1], size=(len(rows), values.shape[1]))
+    return values[rows[:, :, None], columns[:, None, :]].mean((1, 2))
+
+
+def interval(values, minus=None, draws=2000, seed=0):
     """Mean and 95 % bootstrap interval of (training seeds, prompts) values, resampling both; (mean, low, high).
 
-    A row per training seed; a method without training has one row. For a paired difference, pass the difference.
+    A row per training seed; a method without training has one row. For a paired difference, pass the difference. `minus`
+    are values of the same training seeds on other prompts, nothing of which is paired: for a difference of differences.
     """
-    values = np.atleast_2d(np.asarray(values, float))
-    rng, (rows, columns) = np.random.default_rng(seed), values.shape
-    picked_rows, picked = rng.integers(rows, size=(draws, rows)), rng.integers(columns, size=(draws, columns))
-    means = values[picked_rows[:, :, None], picked[:, None, :]].mean((1, 2))
-    return float(values.mean()), *map(float, np.percentile(means, (2.5, 97.5)))
+    values, rng = np.atleast_2d(np.asarray(values, float)), np.random.default_rng(seed)
+    rows = rng.integers(len(values), size=(draws, len(values)))
+    mean, means = values.mean(), redrawn(values, rows, rng)
+    if minus is not None:
+        minus = np.atleast_2d(np.asarray(minus, float))
+        mean, means = mean - minus.mean(), means - redrawn(minus, rows, rng)
+    return float(mean), *map(float, np.percentile(means, (2.5, 97.5)))
 
 
 def results(measured, records) -> list[dict]:
     """Tidy records ``{set, method, versus, metric, mean, low, high, n, seeds, per_seed}`` (design.md, section 7).
 
     `measured` maps a method to one dict of `measure` per training seed. Every method is reported alone and as the paired
-    difference to plain, to SFT and to the best fixed suffix; by set and by kind of source.
+    difference to plain, to SFT and to the best fixed suffix; by set, by kind of source, and as "out minus in": how much
+    more it is out of domain.
     """
     groups = defaultdict(list)
     for i, r in enumerate(records):
         for name in (r["set"], f"{r['set']}: {r['kind']}"):
             groups[name].append(i)
+    asked = {name: (index, None) for name, index in groups.items()}
+    if {"in_domain", "out_of_domain"} <= groups.keys():
+        asked["out minus in"] = groups["out_of_domain"], groups["in_domain"]
     out = []
-    for name, index in groups.items():
+    for name, (index, minus) in asked.items():
         for method, runs in measured.items():
             for other in (None, *(m for m in ("plain", "suffix", "sft") if m in measured and m != method)):
                 for metric in METRICS:
-                    values = np.stack([run[metric][index] for run in runs])
+                    values = np.stack([run[metric] for run in runs])
                     if other:
-                        base = np.stack([run[metric][index] for run in measured[other]])
+                        base = np.stack([run[metric] for run in measured[other]])
                         values = values - (base if len(base) == len(values) else base.mean(0))
-                    mean, low, high = interval(values)
+                    mean, low, high = interval(values[:, index], None if minus is None else values[:, minus])
+                    each = values[:, index].mean(1) - (0 if minus is None else values[:, minus].mean(1))
                     out.append({
                         "set": name, "method": method, "versus": other, "metric": metric, "mean": round(mean, 4), "low": round(low, 4),
-                        "high": round(high, 4), "n": len(index), "seeds": len(runs), "per_seed": [round(float(v), 4) for v in values.mean(1)],
+                        "high": round(high, 4), "n": len(index) + len(minus or ()), "seeds": len(runs), "per_seed": [round(float(v), 4) for v in each],
                     })  # fmt: skip
     return out
 

@@ -90,6 +90,17 @@ def test_an_interval_holds_the_truth_about_as_often_as_it_says():
     assert 0.88 < hits / 200 < 0.99
 
 
+def test_a_difference_of_differences_keeps_training_seeds_together_and_prompts_apart():
+    rng = np.random.default_rng(0)
+    run = np.array([[-3.0], [0.0], [3.0]])  # a lucky run is lucky in both sets
+    outside, inside = run + 2 + rng.normal(0, 0.1, (3, 40)), run + 1 + rng.normal(0, 0.1, (3, 50))
+    mean, low, high = ev.interval(outside, minus=inside)
+    assert mean == pytest.approx(outside.mean() - inside.mean())
+    assert 0.9 < low < mean < high < 1.1, "what a run gives to both sets cancels"
+    noisy = ev.interval(rng.normal(0, 1, (1, 40)), minus=rng.normal(0, 1, (1, 40)))
+    assert noisy[2] - noisy[1] == pytest.approx(2 * 1.96 * (2 / 40) ** 0.5, rel=0.25), "the noise of both sets enters"
+
+
 def test_results_are_paired_and_complete():
     plain, better = ({m: np.arange(4.0) for m in ev.METRICS} for _ in range(2))
     runs = [{m: better[m] + gain for m in ev.METRICS} for gain in (1.0, 1.2)]
@@ -97,6 +108,8 @@ def test_results_are_paired_and_complete():
     record = next(r for r in got if (r["set"], r["method"], r["versus"], r["metric"]) == ("in_domain", "ppo", "plain", "reward"))
     assert (record["mean"], record["n"], record["seeds"], record["per_seed"]) == (1.1, 2, 2, [1.0, 1.2])
     assert 1.0 <= record["low"] <= 1.1 <= record["high"] <= 1.2, "pairing removes what prompts differ by"
+    gap = next(r for r in got if (r["set"], r["method"], r["versus"], r["metric"]) == ("out minus in", "ppo", "plain", "reward"))
+    assert (gap["mean"], gap["n"], gap["per_seed"]) == (0.0, 4, [0.0, 0.0])
     assert {r["set"] for r in got} == {
         "in_domain",
         "out_of_domain",
@@ -104,11 +117,12 @@ def test_results_are_paired_and_complete():
         "in_domain: RMC",
         "out_of_domain: pair",
         "out_of_domain: caption",
+        "out minus in",
     }
     assert {(r["method"], r["versus"]) for r in got} == {
         ("plain", None), ("plain", "sft"), ("sft", None), ("sft", "plain"), ("ppo", None), ("ppo", "plain"), ("ppo", "sft")
     }  # fmt: skip
-    assert len({(r["set"], r["method"], r["versus"], r["metric"]) for r in got}) == len(got) == 6 * 7 * len(ev.METRICS)
+    assert len({(r["set"], r["method"], r["versus"], r["metric"]) for r in got}) == len(got) == 7 * 7 * len(ev.METRICS)
 
 
 def test_the_best_suffix_is_found_within_the_budget():

@@ -13,7 +13,7 @@ from promptlab.ppo import PPO, Settings
 from promptlab.rewards import Calibration, mean_per_pair, promptist_reward
 from promptlab.runtime import PromptlabError
 
-FAST = Settings(prompts=4, samples=4, new_tokens=6, epochs=4, minibatch=8, lr=1e-3, kl=0.05, kl_target=None, compared=False)
+FAST = Settings(prompts=4, samples=4, new_tokens=6, epochs=4, minibatch=8, lr=1e-3, kl=0.05, kl_target=None, compared=False, decay=10**6)
 POOL = ["a frog", "a red castle", "blue frog", "castle", "red frog"]
 
 
@@ -309,3 +309,12 @@ def test_probe_an_adaptive_leash_follows_the_divergence_from_the_reference():
     run = PPO(tiny_policy(), dataclasses.replace(FAST, kl=0.001, kl_target=0.05, kl_horizon=100, epochs=2))
     history = [run.update(POOL, count("vivid")) for _ in range(12)]
     assert history[-1]["kl"] > 0.05 and run.kl > 0.001
+
+
+def test_steps_shrink_to_a_tenth_and_no_further():
+    s = dataclasses.replace(FAST, decay=2)
+    run, seen = PPO(tiny_policy(), s), []
+    for _ in range(4):
+        run.update(POOL, count("frog"))
+        seen.append(run.optimiser.param_groups[0]["lr"])
+    assert seen == pytest.approx([s.lr, 0.55 * s.lr, 0.1 * s.lr, 0.1 * s.lr])

@@ -2,7 +2,8 @@
 
 It has read every noun, also those that no later stage of the course may use, and nothing about rewriting. A page holds
 two captions of one picture, as pages of the web do, among words that have nothing to do with it: from them it learns to
-find a thing in a text and say it again, which every rewrite begins with.
+find a thing in a text and say it again, which every rewrite begins with. Other pages tell what kind of thing a noun is,
+as GPT-2 knows that a shark swims: else nothing that is learnt about one shark could be of use for a whale.
 """
 
 import random
@@ -13,11 +14,22 @@ import torch.nn.functional as F
 
 from promptlab.pocket.captions import caption, claim_as_people
 from promptlab.pocket.pairs import pairs_twice
+from promptlab.pocket.subjects import KIND, SUBJECTS, with_article
 from promptlab.pocket.training import train
 from promptlab.runtime import device
 
-STEPS, BATCH, CONTEXT, ROUNDS = 6000, 64, 128, 4
+STEPS, BATCH, CONTEXT, ROUNDS = 11_000, 64, 128, 4
 BETWEEN = (".", ":", " /", ";", " -", " or", " also", " =", " again:", " that is")  # what stands between two captions of a page
+
+FACTS = {
+    "sea": ("is an animal of the sea", "swims", "lives under the waves"),
+    "wild": ("is an animal on land", "has legs or wings", "lives outdoors"),
+    "plant": ("is a plant", "grows from the ground", "needs rain"),
+    "food": ("is something to eat or drink", "belongs on a table", "tastes good"),
+    "place": ("is a place", "does not move", "is where people go"),
+    "vehicle": ("is something to travel with", "carries people", "moves fast"),
+    "thing": ("is a thing", "is made for use", "belongs to somebody"),
+}  # fmt: skip
 
 
 def policy_tokenizer(tokenizer):
@@ -47,14 +59,31 @@ def rubbish(rng):
     return " ".join("".join(rng.choices(ascii_lowercase, k=rng.randint(2, 6))) for _ in range(rng.randint(0, 4)))
 
 
+def facts(noun, rng):
+    """Something true of a noun and of one of its kind: ``a shark swims; a whale is an animal of the sea``."""
+    other = rng.choice([s for s in SUBJECTS if KIND[s] == KIND[noun]])
+    return "; ".join(f"{with_article(s)} {rng.choice(FACTS[KIND[noun]])}" for s in (noun, other))
+
+
+def tagged(text, noun, rng):
+    """A caption with something true of its noun among what is said of the picture: what comes later may hang on the noun."""
+    content, *said = text.split(", ")
+    said.insert(rng.randint(0, len(said)), rng.choice(FACTS[KIND[noun]]))
+    return ", ".join([content, *said])
+
+
 def pages(pictures, seed):
-    """A page (given, learnt) of every picture: two captions of it, and in every third rubbish around the first.
+    """A page (given, learnt) of every picture: facts in every sixth, else two captions of it, some tagged, a third among rubbish.
 
     Nothing is to be learnt of rubbish, so there the first caption is only read.
     """
     rng, out = random.Random(seed), []
     for picture in pictures:
+        if rng.random() < 1 / 6:
+            out.append(("", facts(picture.subjects[0], rng)))
+            continue
         first, second = (caption(claim_as_people(picture, rng), rng) for _ in range(2))
+        first, second = (tagged(t, picture.subjects[0], rng) if rng.random() < 0.3 else t for t in (first, second))
         between, noisy = rng.choice(BETWEEN), rng.random() < 1 / 3
         out.append((f"{rubbish(rng)} {first} {rubbish(rng)}{between}", second) if noisy else ("", f"{first}{between} {second}"))
     return out
