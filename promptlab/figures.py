@@ -109,15 +109,7 @@ def grid(scorer, texts, measured, seed, metric="reward", better="ppo", than="sft
     share = {"intent": 0.01}  # `wall` writes a share, `measure` says %
     below = [{name: measured[m][name][i] * share.get(name, 1) for name in show} for _, i in chosen for m in texts]
     labels = [f"{name}\n{difference[i]:{FINE.get(metric, '+.2f')}}" for name, i in chosen]
-    return tall_wall(scorer.gallery.pictures(drawn, [seed] * len(drawn)), titles, len(texts), 1.7, labels, below)
-
-
-def tall_wall(images, titles, columns, size=1.3, row_labels=None, scores=None):
-    """`plots.wall` with room for titles of several lines, row by row; returns the figure."""
-    figure = wall(images, titles, columns, size, row_labels, scores)
-    lines = sum(max(t.count("\n") for t in titles[i : i + columns]) for i in range(0, len(titles), columns))
-    figure.set_figheight(figure.get_figheight() + lines * 0.14)  # inches of a line of small text
-    return figure
+    return wall(scorer.gallery.pictures(drawn, [seed] * len(drawn)), titles, len(texts), 1.7, labels, below)
 
 
 def added(plain, text) -> list[str]:

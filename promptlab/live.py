@@ -8,20 +8,17 @@ import json
 import signal
 import sys
 import threading
-import zlib
 from functools import cached_property
 from pathlib import Path
 
 from promptlab import plots, ppo
-from promptlab.config import preset
-from promptlab.runtime import home
+from promptlab.policy import run_folder
 from promptlab.widgets import _View, live
 
 
 def own_folder(policy, settings) -> Path:
     """A folder for a run from these weights with these settings: the same run goes on in it, another one never does."""
-    weights = next(policy.model.parameters()).detach().cpu().numpy().tobytes()
-    return home() / preset().name / "ppo" / f"run-{zlib.crc32(repr(settings).encode() + weights):08x}"
+    return run_folder("ppo", policy, settings)
 
 
 class LiveRun(_View):

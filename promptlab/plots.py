@@ -19,7 +19,7 @@ CURVES = {"reward": "reward", "gold": "gold (nobody pays for it)", "aesthetic": 
 def wall(images, titles=None, columns=4, size=1.3, row_labels=None, scores=None):
     """Show pictures (n, h, w, 3) in a grid and return the figure.
 
-    Args: `titles` one short text per picture, above it; `row_labels` one per row; `scores` one dict per picture, such as
+    Args: `titles` one text per picture, above it, of one line or several; `row_labels` one per row; `scores` one dict per picture, such as
     ``{"aesthetic": 5.2, "gold": 6.1}``, written below it behind a square of the score's colour; `size` inches a picture.
     """
     import matplotlib.pyplot as plt
@@ -27,7 +27,10 @@ def wall(images, titles=None, columns=4, size=1.3, row_labels=None, scores=None)
     rows = -(-len(images) // columns)
     lines = max(map(len, scores), default=0) if scores else 0
     extra = (0.22 if titles is not None else 0) + lines * LINE / 72
-    figure, axes = plt.subplots(rows, columns, figsize=(size * columns, (size + extra) * rows), squeeze=False, layout="constrained")
+    titled = [titles[i : i + columns] for i in range(0, len(titles), columns)] if titles is not None else []
+    more = sum(max(title.count("\n") for title in row) for row in titled) * LINE / 72  # a row of long titles is taller
+    figsize = (size * columns, (size + extra) * rows + more)
+    figure, axes = plt.subplots(rows, columns, figsize=figsize, squeeze=False, layout="constrained")
     for i, ax in enumerate(axes.flat):
         ax.set_axis_off()
         if i < len(images):
@@ -48,6 +51,11 @@ def _write_scores(ax, scores):
         at = {"xy": (0, 0), "xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
         ax.annotate("■", xytext=(0, -LINE * i), fontsize=7, color=COLOURS[name], **at)
         ax.annotate(f"{name} {value:{FORMATS[name]}}", xytext=(8, -LINE * i), fontsize=7, **at)
+
+
+def score_html(name):
+    """The name of a score behind a square in its colour, as HTML."""
+    return f'<span aria-hidden="true" style="color:{COLOURS[name]}">&#9632;</span> {name}'
 
 
 def diff_html(plain, rewritten):
@@ -72,7 +80,7 @@ def score_table(scorer, plain, rewritten, seeds):
     for name, value in after.items():
         form = FORMATS[name]
         cells = (f"{before[name]:{form}}", f"{value:{form}}", f"{value - before[name]:+{form.lstrip('+')}}")
-        label = f'<span aria-hidden="true" style="color:{COLOURS[name]}">&#9632;</span> {name}'
+        label = score_html(name)
         rows += f'<tr><th style="text-align:left">{label}</th>' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
     head = "".join(f"<th>{word}</th>" for word in (f"mean of {len(seeds)} pictures", "plain", "rewritten", "change"))
     return f"<table><tr>{head}</tr>{rows}</table>"
@@ -190,9 +198,7 @@ def film(gallery, prompts, frames, seed=11, most=6):
     titles = [textwrap.wrap(", ".join(split_prompt(text)[1]) or "(nothing)", 22)[:5] for text in texts]
     titles[: len(steps)] = [[f"AFTER {step} UPDATES", *lines] for step, lines in zip(steps, titles, strict=False)]
     pictures = gallery.pictures(texts, [seed] * len(texts))
-    strip = wall(pictures, ["\n".join(lines) for lines in titles], len(steps), 1.45, [textwrap.fill(p, 14) for p in prompts])
-    strip.set_figheight(strip.get_figheight() + len(prompts) * LINE / 72 * max(map(len, titles)))
-    return strip
+    return wall(pictures, ["\n".join(lines) for lines in titles], len(steps), 1.45, [textwrap.fill(p, 14) for p in prompts])
 
 
 def popularity(share, effects, right=(), left=(), hollow=()):

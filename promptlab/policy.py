@@ -5,6 +5,7 @@ drawn from the very distribution that is scored: no top-k, no minimum length, no
 diverse beam; huggingface/trl documents the "negative KL" that such settings bring).
 """
 
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -157,6 +158,12 @@ def load_policy(folder) -> Policy:
 def own_policy(stage, chosen: Preset | None = None) -> Path:
     """Where a reader's own policy of a stage, "sft" or "ppo", is kept: a folder of the run folder."""
     return home() / (chosen or preset()).name / stage / "policy"
+
+
+def run_folder(stage, policy: Policy, inputs) -> Path:
+    """A folder for one training of a stage: the same start and inputs (by their `repr`) go on in it, others never do."""
+    weights = next(policy.model.parameters()).detach().cpu().numpy().tobytes()
+    return home() / preset().name / stage / f"run-{zlib.crc32(repr(inputs).encode() + weights):08x}"
 
 
 def stage_policy(stage, chosen: Preset | None = None, shipped=False) -> Policy:

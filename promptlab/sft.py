@@ -1,13 +1,11 @@
 """Supervised fine-tuning: the policy learns to write what the community writes (Hao et al. 2022, section 2.2)."""
 
 import json
-import zlib
 from pathlib import Path
 
-from promptlab.config import preset
-from promptlab.policy import MARK, Policy, log_probs
+from promptlab.policy import MARK, Policy, log_probs, run_folder
 from promptlab.prompts import split_prompt
-from promptlab.runtime import home, write_jsonl
+from promptlab.runtime import write_jsonl
 
 
 def as_pairs(records) -> list[dict]:
@@ -17,8 +15,7 @@ def as_pairs(records) -> list[dict]:
 
 def own_folder(policy: Policy, records, *settings) -> Path:
     """A folder for one training: the same start, examples and settings go on in it, others never do."""
-    weights = next(policy.model.parameters()).detach().cpu().numpy().tobytes()
-    return home() / preset().name / "sft" / f"run-{zlib.crc32(repr((records, settings)).encode() + weights):08x}"
+    return run_folder("sft", policy, (records, settings))
 
 
 def finetune(policy: Policy, records, folder, epochs=2, lr=3e-4, batch=32, seed=0, held_out=None) -> Policy:

@@ -181,9 +181,8 @@ class Compare(_View, Comparison):
         picture = _image_tag(self.thumbnail(name), f"{self.texts[name]}, seed {self.seed}", 184)
         rows = f'<tr><td></td><th>seed {self.seed}</th><th style="padding-left:6px">mean of {len(self.seeds)}</th></tr>'
         for score, pair in self.scores(name).items():
-            label = f'<span aria-hidden="true" style="color:{plots.COLOURS[score]}">&#9632;</span> {score}'
             cells = "".join(f'<td style="text-align:right">{value:{plots.FORMATS[score]}}</td>' for value in pair)
-            rows += f'<tr><th style="text-align:left;font-weight:normal">{label}</th>{cells}</tr>'
+            rows += f'<tr><th style="text-align:left;font-weight:normal">{plots.score_html(score)}</th>{cells}</tr>'
         table = f'<table style="width:184px;font-size:11px;line-height:1.3;white-space:nowrap">{rows}</table>'
         return f'<div role="listitem" style="line-height:1.35;overflow-wrap:anywhere"><b>{html.escape(name)}</b><br>{picture}{table}{words}</div>'
 

@@ -94,17 +94,17 @@ def fit(pictures, tokenizer, folder, steps=STEPS):
     torch.manual_seed(0)
     model, end = new_model(tokenizer), tokenizer.eos_token_id
     given, learnt = zip(*(page for r in range(ROUNDS) for page in pages([pictures[i] for i in pairs_twice(pictures)], 90 + r)), strict=True)
-    encode = lambda texts: tokenizer(texts, add_special_tokens=False).input_ids  # noqa: E731
-    rows = [(a, [*b, end]) for a, b in zip(encode(list(given)), encode(list(learnt)), strict=True)]
-    rows.sort(key=lambda row: len(row[0]) + len(row[1]))  # pages of a length are trained on together: no step is spent on padding
+    encode = lambda texts: tokenizer(list(texts), add_special_tokens=False).input_ids  # noqa: E731
+    rows = [((a + b + [end])[:CONTEXT], len(a)) for a, b in zip(encode(given), encode(learnt), strict=True)]  # ids, where learning starts
+    rows.sort(key=lambda row: len(row[0]))  # pages of a length are trained on together: no step is spent on padding
 
     def loss_of(indices):
         first = min(indices[0], len(rows) - BATCH)
-        chosen = rows[first : first + BATCH]
-        width = max(len(a) + len(b) for a, b in chosen)
-        ids = torch.tensor([a + b + [end] * (width - len(a) - len(b)) for a, b in chosen], device=device())
+        chosen, starts = zip(*rows[first : first + BATCH], strict=True)
+        width = len(chosen[-1])
+        ids = torch.tensor([page + [end] * (width - len(page)) for page in chosen], device=device())
         place = torch.arange(width, device=ids.device)
-        starts, stops = torch.tensor([[len(a), len(a) + len(b)] for a, b in chosen], device=ids.device)[:, :, None].unbind(1)
+        starts, stops = (torch.tensor(n, device=ids.device)[:, None] for n in (starts, [len(page) for page in chosen]))
         logits = model(input_ids=ids, attention_mask=(place < stops).long()).logits[:, :-1].float()
         targets = ids.masked_fill((place < starts) | (place >= stops), -100)[:, 1:]
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
