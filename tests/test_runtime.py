@@ -51,12 +51,13 @@ def test_presets_are_frozen():
     assert dataclasses.replace(config.POCKET, steps=1).steps == 1
 
 
-@pytest.mark.parametrize("capability, dtype", [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)])
-def test_gpu_number_format_goes_by_capability(monkeypatch, capability, dtype):
+@pytest.mark.parametrize("native, dtype", [(False, torch.float16), (True, torch.bfloat16)])
+def test_gpu_number_format_goes_by_capability(monkeypatch, native, dtype):
+    """A T4 emulates bfloat16, and says that it supports it unless asked without emulation."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda where: "a GPU")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda where: type("P", (), {"total_memory": 16 * 2**30}))
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda where: capability)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or native)
     found = runtime.hardware()
     assert (found.device.type, found.dtype) == ("cuda", dtype)
     assert "a GPU (16 GB)" in str(found) and "\n" not in str(found)
