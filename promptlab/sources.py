@@ -106,20 +106,21 @@ def fetch(source, wanted) -> Path:
     except PromptlabError:
         raise
     except Exception as error:  # the hub's own errors, and those of whatever library it asks the network with
-        kept = _downloaded(source, revision) if _unreachable(error) else None
+        kept = _downloaded(source, revision, wanted) if _unreachable(error) else None
         if kept is None:
             raise PromptlabError(hub_sentence(source, revision, error)) from error
     print(f"{source}: the hub cannot be reached, so the copy downloaded earlier is used.")
     return kept
 
 
-def _downloaded(source, revision):
-    from huggingface_hub import snapshot_download
+def _downloaded(source, revision, wanted):
+    """The snapshot of an earlier download, or None; the hub's cache is laid out the same in all its versions."""
+    from huggingface_hub import constants
 
-    try:
-        return Path(snapshot_download(source, revision=revision, local_files_only=True))
-    except Exception:  # never downloaded, or only in part
-        return None
+    repository = Path(constants.HF_HUB_CACHE) / f"models--{source.replace('/', '--')}"
+    branch = repository / "refs" / revision
+    folder = repository / "snapshots" / (branch.read_text().strip() if branch.exists() else revision)
+    return folder if wanted([f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file()]) else None
 
 
 def _unreachable(error) -> bool:
