@@ -2,12 +2,11 @@
 
 import math
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 from promptlab import sources
 from promptlab.config import POCKET, Preset, for_evaluation, preset
 from promptlab.rewards import PAPER_AESTHETIC_SD, PAPER_RELEVANCE_SD, PAPER_SLOPE
-from promptlab.runtime import PromptlabError, device
+from promptlab.runtime import PromptlabError, device, stored_numbers
 
 METHODS = 4  # what a lesson's evaluation draws for every prompt: plain, a fixed ending, SFT, PPO
 # The seeds' part of a reward from one picture of x and one of y: two aesthetic ratings and one relevance. A calibrated preset
@@ -129,16 +128,7 @@ def count(source, *parts) -> int:
             f"The size of {source} is not known before it is downloaded. Download it and name its folder, or add it to sources.HUB."
         )
     files = [path] if path.is_file() else sorted(path.rglob("*.safetensors"))
-    return sum(map(_elements, files))
-
-
-def _elements(file: Path) -> int:
-    from safetensors import safe_open
-
-    if file.suffix != ".safetensors":
-        return file.stat().st_size // 4
-    with safe_open(file, framework="numpy") as weights:
-        return sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+    return sum(map(stored_numbers, files))
 
 
 # Channels, layers and vocabulary of the language models we name, which activations depend on.

@@ -1,11 +1,12 @@
 """Any text-to-image pipeline of diffusers that has a UNet, behind the same few methods as the pocket world's generator."""
 
+import warnings
 from functools import cached_property
 
 from promptlab import sources
 from promptlab.budget import check_fits
 from promptlab.generator import HALVED, Generator
-from promptlab.runtime import PromptlabError, check_weights, file_hash, hardware, reading_weights
+from promptlab.runtime import PromptlabError, check_weights, file_hash, hardware, reading_weights, stored_numbers
 from promptlab.sources import repair_for
 
 SAFETY = (
@@ -24,13 +25,14 @@ class Diffusion(Generator):
 
     def __init__(self, preset, dtype=None):
         from diffusers.utils import logging
+        from transformers.utils import logging as transformers_logging
 
-        logging.set_verbosity_error(), logging.disable_progress_bar()
+        logging.set_verbosity_error(), logging.disable_progress_bar(), transformers_logging.disable_progress_bar()
         check_fits(preset)
         self.folder, where = sources.fetch(preset.generator, sources.pipeline_files), hardware()
         self.steps, self.guidance, self._size = preset.steps, preset.guidance, preset.image_size
         self.batch, dtype = HALVED.get(str(self.folder), preset.batch), dtype or where.dtype
-        self.pipe = load_pipeline(self.folder, preset.scheduler, dtype).to(where.device)
+        self.pipe = load_pipeline(self.folder, preset.scheduler, dtype).to(where.device, dtype)
         self.checker = Checker(preset.safety, where.device, dtype) if preset.safety else None
         self.files = weight_files(self.folder)
 
@@ -69,8 +71,8 @@ class Diffusion(Generator):
 
 def weight_files(folder) -> list:
     """The safetensors a pipeline is loaded from, by the same choice that picked what to download."""
-    names = [f.relative_to(folder).as_posix() for f in folder.glob("*/*.safetensors")]
-    return [folder / name for name in sources.weight_files([n for n in names if not n.startswith("safety_checker/")])]
+    names = [f.relative_to(folder).as_posix() for part in sources.PARTS for f in (folder / part).glob("*.safetensors")]
+    return [folder / name for name in sources.weight_files(names)]
 
 
 def load_pipeline(folder, scheduler, dtype):
@@ -89,7 +91,8 @@ def load_pipeline(folder, scheduler, dtype):
     for file in files or [folder / "unet" / "diffusion_pytorch_model.safetensors"]:
         check_weights(file, repair)
     variant = "fp16" if any(".fp16" in f.name for f in files) else None
-    with reading_weights(folder, repair):
+    with reading_weights(folder, repair), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch_dtype` is deprecated")  # its new name is unknown to older versions in our range
         pipe = AutoPipelineForText2Image.from_pretrained(
             folder,
             local_files_only=True,
@@ -99,6 +102,8 @@ def load_pipeline(folder, scheduler, dtype):
             safety_checker=None,
             requires_safety_checker=False,
         )
+    for name in {file.parent.name for file in files}:
+        check_filled(getattr(pipe, name), [f for f in files if f.parent.name == name], repair)
     if getattr(pipe, "unet", None) is None:
         raise PromptlabError(f"{folder} holds a {type(pipe).__name__}, which has no UNet. Choose a Stable Diffusion v1, v2, Turbo or XL.")
     if scheduler:
@@ -106,6 +111,17 @@ def load_pipeline(folder, scheduler, dtype):
     pipe.set_progress_bar_config(disable=True)
     pipe.vae.enable_slicing()  # one picture at a time through the decoder, whose activations are the largest of all
     return pipe
+
+
+def check_filled(model, files, repair):
+    """Raise `PromptlabError` unless the files hold as many numbers as the model: the libraries leave out or make up what is missing.
+
+    Names are not compared, as diffusers and transformers still read those of older versions; a few numbers more are allowed,
+    such as the positions that old text encoders stored.
+    """
+    stored, needed = sum(map(stored_numbers, files)), sum(p.numel() for p in model.parameters())
+    if not needed <= stored < 1.01 * needed + 1000 or any(p.is_meta for p in model.parameters()):
+        raise PromptlabError(f"{files[0]} holds {stored:,} numbers, but a {type(model).__name__} needs {needed:,}. To repair it: {repair}")
 
 
 class Checker:
@@ -117,12 +133,14 @@ class Checker:
 
         folder = sources.fetch(source, sources.checker_files)
         repair = repair_for(folder / "safety_checker", "safety")
-        files = check_weights(folder / "safety_checker", repair)
+        names = [f"safety_checker/{f.name}" for f in check_weights(folder / "safety_checker", repair)]
+        files = [folder / name for name in sources.weight_files(names)]
         variant = "fp16" if any(".fp16" in f.name for f in files) else None
         with reading_weights(folder / "safety_checker", repair):
             self.model = StableDiffusionSafetyChecker.from_pretrained(
                 folder / "safety_checker", local_files_only=True, use_safetensors=True, variant=variant, dtype=dtype
             ).to(device)
+            check_filled(self.model, files, repair)
             self.prepare = CLIPImageProcessor.from_pretrained(folder / "feature_extractor", local_files_only=True)
 
     def __call__(self, images):

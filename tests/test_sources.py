@@ -7,7 +7,22 @@ from promptlab import sources
 from promptlab.config import PRESETS
 from promptlab.runtime import REPAIR, PromptlabError, data_dir
 
-LANGUAGE = {"config.json": b"{}", "model.safetensors": b"weights", "pytorch_model.bin": b"old", "tokenizer.json": b"[]", "onnx/model.onnx": b"no"}
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    """The client asks a hub that is away five times, with growing pauses: 24 seconds in all."""
+    from huggingface_hub.utils import _http
+
+    monkeypatch.setattr(_http, "time", type("Clock", (), {"sleep": staticmethod(lambda seconds: None)}))
+
+
+LANGUAGE = {
+    "config.json": b"{}",
+    "model.safetensors": b"weights",
+    "pytorch_model.bin": b"old",
+    "tokenizer.json": b"[]",
+    "onnx/model.onnx": b"no",
+}
 
 
 def test_a_folder_is_used_as_it_is(tmp_path):
@@ -69,7 +84,10 @@ def test_the_hubs_answers_become_one_sentence(monkeypatch, tmp_path, answer, wor
 
 
 def test_a_revision_that_is_gone_is_named(monkeypatch, tmp_path):
-    with hub.hub(monkeypatch, tmp_path, {"openai-community/gpt2": LANGUAGE}), pytest.raises(PromptlabError, match="has no revision 607a30d7"):
+    with (
+        hub.hub(monkeypatch, tmp_path, {"openai-community/gpt2": LANGUAGE}),
+        pytest.raises(PromptlabError, match="has no revision 607a30d7"),
+    ):
         sources.fetch("openai-community/gpt2", sources.language_files)
 
 
@@ -106,7 +124,11 @@ def test_half_the_download_where_the_hub_has_it():
         "text_encoder/model.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors", "vae/diffusion_pytorch_model.fp16.safetensors"]  # fmt: skip
     assert {"model_index.json", "tokenizer/merges.txt", "unet/config.json"} <= set(files)
     assert not any("safety" in f or f.endswith((".bin", ".ckpt")) for f in files)
-    assert set(sources.checker_files(V1_4)) == {"safety_checker/config.json", "safety_checker/model.fp16.safetensors", "feature_extractor/preprocessor_config.json"}
+    assert set(sources.checker_files(V1_4)) == {
+        "safety_checker/config.json",
+        "safety_checker/model.fp16.safetensors",
+        "feature_extractor/preprocessor_config.json",
+    }
 
 
 def test_old_formats_only_where_there_is_no_other():
