@@ -186,9 +186,13 @@ def load_policy(source) -> Policy:
     safe = {} if packed else {"use_safetensors": bool(list(folder.glob("*.safetensors"))) or not list(folder.glob("*.bin"))}
     with reading_weights(folder, "train it again, or name the folder of another policy"):
         model, found = AutoModelForCausalLM.from_pretrained(folder, dtype="float32", output_loading_info=True, **options, **safe)
-        own = packed or any((folder / name).exists() for name in ("tokenizer.json", "vocab.json", "tokenizer.model"))
-        # Promptist was published without a tokenizer: it has GPT-2's.
-        tokens = folder if own or source != PROMPTIST else fetch("openai-community/gpt2", tokenizer_files)
+        tokens = folder
+        if not packed and not any(f.name.startswith(("tokenizer.", "vocab.", "spiece.")) for f in folder.iterdir()):
+            if source != PROMPTIST:  # which was published without a tokenizer: it has GPT-2's
+                raise PromptlabError(
+                    f"{folder} holds a model without a tokenizer. Put the tokenizer that it was trained with into that folder."
+                )
+            tokens = fetch("openai-community/gpt2", tokenizer_files)
         tokenizer = AutoTokenizer.from_pretrained(tokens, **options)
     if found["missing_keys"]:
         raise PromptlabError(

@@ -28,7 +28,7 @@ def files(folder):
 def publish(tmp_path):
     """What the hub would hold: GPT-2 with its tokenizer, and Promptist as .bin without one, as its authors left it."""
     gpt2 = tiny_hub.save_gpt2(tmp_path / "gpt2", seed=1)
-    promptist = tiny_hub.save_gpt2(tmp_path / "promptist", tokenizer=False, safe=False)
+    promptist = tiny_hub.save_gpt2(tmp_path / "promptist", tokenizer=False, safe=False, seed=2)
     return {"openai-community/gpt2": files(gpt2), PROMPTIST: files(promptist)}
 
 
@@ -78,7 +78,8 @@ def test_promptist_decodes_as_its_authors_ask(online):
     for prompt, ours in zip(("a frog", "a very old castle"), found.rewrite(["a frog", "a very old castle"]), strict=True):
         ids = found.tokenizer(prompt + " Rephrase:", return_tensors="pt").input_ids
         out = found.model.generate(ids, do_sample=False, max_new_tokens=75, num_beams=8, num_return_sequences=8, length_penalty=-1.0, eos_token_id=found.end, pad_token_id=found.end)  # fmt: skip
-        assert ours == found.tokenizer.decode(out[0][ids.shape[1] :], skip_special_tokens=True).strip()
+        theirs = found.tokenizer.decode(out[0][ids.shape[1] :], skip_special_tokens=True).strip()
+        assert theirs and ours == theirs
 
 
 def test_a_missing_stage_falls_back_and_says_so(online, home, capsys):
@@ -118,7 +119,7 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path):
 
 def test_a_model_without_a_tokenizer_is_named(tmp_path):
     folder = tiny_hub.save_gpt2(tmp_path / "p", tokenizer=False)
-    with pytest.raises(PromptlabError, match=str(folder)):
+    with pytest.raises(PromptlabError, match=f"{folder} holds a model without a tokenizer"):
         load_policy(folder)
 
 
