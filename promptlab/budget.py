@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, fields
 
 from promptlab import sources
-from promptlab.config import POCKET, Preset, for_evaluation, preset
+from promptlab.config import POCKET, SAFETY, Preset, for_evaluation, preset
 from promptlab.rewards import PAPER_AESTHETIC_SD, PAPER_RELEVANCE_SD, PAPER_SLOPE
 from promptlab.runtime import PromptlabError, device, stored_numbers
 
@@ -196,6 +196,8 @@ def describe(chosen: Preset | None = None) -> str:
             f"  evaluation              {for_evaluation(chosen).generator}, {for_evaluation(chosen).steps} steps",
             f"  {shows(b.gain)}",
         ]
+    if chosen.generator != POCKET.generator:
+        lines += [f"  safety checker          {'on' if chosen.safety else 'SWITCHED OFF'}. {SAFETY}"]
     if chosen.generator != POCKET.generator and device().type == "cpu":
         lines += ["  This machine has no GPU: expect days instead of minutes. Choose pocket here, or open a GPU runtime."]
     return "\n".join(lines)

@@ -8,6 +8,13 @@ from dataclasses import dataclass, replace
 
 from promptlab.runtime import PromptlabError
 
+# What the field `safety` switches.
+SAFETY = (
+    "The safety checker looks at every picture and blacks out what it takes for nudity or worse; it errs both ways. "
+    "Switched off (dataclasses.replace(preset(), safety='')), what Stable Diffusion learnt from the web is shown as it comes: "
+    "do that only where nobody sees it who did not ask for it, and never in a service for others. The models' licences hold either way."
+)
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -62,7 +69,7 @@ class Preset:
     # What only some presets have
     clip_architecture: str = ""  # open_clip's name for weights that come without a configuration; empty: the folder says it
     scheduler: str = ""  # name of a diffusers scheduler in place of the pipeline's own; empty: its own
-    safety: str = ""  # where the safety checker comes from; empty switches it off (see `promptlab.diffusion.SAFETY`)
+    safety: str = ""  # where the safety checker comes from; empty switches it off: read SAFETY above first
     test_generator: str = ""  # the generator that evaluation draws with; empty: the same
     test_steps: int = 0  # its steps
     test_guidance: float = 0.0  # its guidance

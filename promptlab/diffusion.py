@@ -9,12 +9,6 @@ from promptlab.generator import HALVED, Generator
 from promptlab.runtime import PromptlabError, check_weights, file_hash, hardware, reading_weights, stored_numbers
 from promptlab.sources import repair_for
 
-SAFETY = (
-    "The safety checker looks at every picture and blacks out what it takes for nudity or worse; it errs both ways. "
-    "Switched off (dataclasses.replace(preset(), safety='')), what Stable Diffusion learnt from the web is shown as it comes: "
-    "do that only where nobody sees it who did not ask for it, and never in a service for others. The models' licences hold either way."
-)
-
 
 class Diffusion(Generator):
     """A pipeline loaded by `AutoPipelineForText2Image` and drawn by its own call: SD v1-4, its v1-5 mirror, SD-Turbo, SDXL and their kin.

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from promptlab import diffusion, generator
-from promptlab.config import COLAB, PAPER, for_evaluation
+from promptlab.config import COLAB, PAPER, SAFETY, for_evaluation
 from promptlab.generator import load_generator
 from promptlab.runtime import PromptlabError
 
@@ -118,7 +118,7 @@ def test_the_checker_blacks_out_what_it_objects_to_and_says_so(hub, drawer, caps
 def test_it_is_on_by_default_and_off_by_one_word():
     for chosen in (COLAB, PAPER, for_evaluation(COLAB)):
         assert chosen.safety
-    assert "dataclasses.replace(preset(), safety='')" in diffusion.SAFETY
+    assert "dataclasses.replace(preset(), safety='')" in SAFETY
 
 
 def test_a_preset_whose_checker_is_missing_does_not_draw_unchecked(hub, tmp_path):

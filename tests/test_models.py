@@ -299,6 +299,8 @@ def test_a_description_says_what_differs_and_what_it_costs():
     for part in ("pocket/generator", "stabilityai/sd-turbo", "rollouts", "2,880", "minutes", "estimated for a T4", "8.0 GB once", "smallest gain",
                  "GB resident all the time", "CompVis/stable-diffusion-v1-4, 20 steps", "it cannot show PPO over SFT"):  # fmt: skip
         assert part in text, part
+    assert "safety checker          on" in text and "OFF" in budget.describe(dataclasses.replace(COLAB, safety=""))
+    assert "safety checker  " not in budget.describe(LAPTOP)
     assert "differs" not in budget.describe(POCKET) and "nothing" in budget.describe(POCKET)
     assert "cannot" not in budget.shows(0.01) and "can show none" in budget.shows(9.0)
 

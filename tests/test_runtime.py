@@ -85,6 +85,59 @@ def test_free_memory_drops_models_that_refer_to_themselves():
         gc.enable()
 
 
+def test_free_memory_drops_what_a_failed_cell_left_in_its_traceback(monkeypatch):
+    def cell():
+        model = torch.nn.Linear(2, 2)
+        seen.append(weakref.ref(model))
+        raise ValueError("as when memory runs out")
+
+    seen = []
+    try:
+        cell()
+    except ValueError as error:  # what the interpreter keeps of an error that nobody caught
+        for name, value in (("last_exc", error), ("last_value", error), ("last_type", ValueError), ("last_traceback", error.__traceback__)):
+            monkeypatch.setattr(runtime.sys, name, value, raising=False)
+    assert seen[0]() is not None
+    runtime.free_memory()
+    assert seen[0]() is None
+
+
+def test_free_memory_drops_what_ipython_keeps():
+    """A cell's output in Out, and a failed cell's variables in the formatter of tracebacks."""
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell.instance()
+    try:
+        shell.user_ns["refs"] = refs = []
+        shell.run_cell("import torch, weakref\nmodel = torch.nn.Linear(2, 2); refs.append(weakref.ref(model)); model", store_history=True)
+        shell.run_cell("def f():\n    big = torch.nn.Linear(2, 2); refs.append(weakref.ref(big)); 1 / 0\nf()", store_history=True)
+        shell.run_cell("del model")
+        assert [r() is not None for r in refs] == [True, True]
+        runtime.free_memory()
+        assert [r() is not None for r in refs] == [False, False]
+    finally:
+        InteractiveShell.clear_instance()
+
+
+def test_too_little_gpu_memory_ends_in_one_sentence_with_advice():
+    with (
+        pytest.raises(PromptlabError, match=r"too little memory \(CUDA out of memory\)\. Take less\.$") as error,
+        runtime.enough_memory("Take less."),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory\nTried to allocate 20 GiB")
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError), runtime.enough_memory("Take less."):
+        raise ValueError("another error stays what it is")
+
+
+def test_hashes_of_files_are_those_of_their_contents(tmp_path):
+    import hashlib
+
+    first, second = tmp_path / "a", tmp_path / "b"
+    first.write_bytes(os.urandom(2**24 + 5)), second.write_bytes(b"more")
+    assert runtime.file_hash([first, second]) == hashlib.sha256(first.read_bytes() + b"more").hexdigest()[:16]
+
+
 def test_write_makes_folders_and_replaces(tmp_path):
     path = tmp_path / "a" / "b.txt"
     runtime.write_atomically(path, "grün")
