@@ -30,7 +30,7 @@ def measure(scorer, records, texts, seeds=SCORING, progress=False) -> dict:
     plain = [r["x"] for r in records]
     sheet = ContactSheet(scorer, plain, texts, list(seeds), progress)
     per_prompt = lambda values: mean_per_pair(values, sheet.scores).numpy().astype(float)  # noqa: E731
-    judged = {"gold": per_prompt(sheet.gold), "intent": per_prompt(100 * sheet.kept)} if scorer.gallery.preset.judge else {}
+    judged = {"gold": per_prompt(sheet.gold), "intent": per_prompt(100 * sheet.kept)} if scorer.gallery.judge else {}
     return {
         "reward": per_prompt(promptist_reward(sheet.scores, scorer.calibration)),
         "aesthetic": per_prompt(sheet.scores.aesthetic),

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import pickle
 import sys
 import traceback
 from contextlib import contextmanager
@@ -117,16 +118,16 @@ def free_memory():
     An error's traceback keeps every variable of the failed cell alive, and IPython keeps what cells returned, so both are
     cleared: `Out[3]` and `_` are gone afterwards.
     """
-    for name in ("last_exc", "last_value", "last_type", "last_traceback"):
-        error = sys.__dict__.pop(name, None)
-        trace = error if name == "last_traceback" else getattr(error, "__traceback__", None)
-        if trace is not None:
-            traceback.clear_frames(trace)
+    kept = {name: sys.__dict__.pop(name, None) for name in ("last_exc", "last_value", "last_type", "last_traceback")}
+    for trace in (kept["last_traceback"], *(getattr(kept[name], "__traceback__", None) for name in ("last_exc", "last_value"))):
+        traceback.clear_frames(trace)  # which takes None as well
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is not None:
         shell.InteractiveTB.__dict__.pop("tb", None)  # the formatter of tracebacks keeps the last one as well
+        shell.last_execution_result = None  # and so does this, or what the last cell returned
         if shell.displayhook.do_full_cache:
             shell.displayhook.flush()
+        shell.push(dict.fromkeys(("_", "__", "___"), ""), interactive=False)  # flush() leaves them behind
     gc.collect()
     torch = sys.modules.get("torch")
     if torch and torch.cuda.is_available():
@@ -259,12 +260,9 @@ def load_tensors(path, repair: str) -> dict:
 
     Raises `PromptlabError` naming file and repair. Formats other than safetensors may carry code, which `weights_only` never runs.
     """
-    import pickle
-
     import torch
 
-    path = Path(path)
-    if path.suffix == ".safetensors":
+    if Path(path).suffix == ".safetensors":
         return load_safetensors(path, repair)
     with reading_weights(path, repair):
         try:

@@ -70,13 +70,13 @@ SMALL = (".json", ".txt", ".model")  # settings and tokenizers
 def local(source) -> Path | None:
     """The folder or file on this disk that `source` names, below the data folder or anywhere; None where it must be a hub id.
 
-    Raises `PromptlabError` for what looks like a path and does not exist.
+    What looks like a path is one even where nothing exists there: whoever reads it says what is missing, and how to repair it.
     """
     for path in (data_dir() / source, Path(source).expanduser()):
         if path.exists():
             return path
     if Path(source).is_absolute() or str(source).startswith((".", "~", "pocket/")) or str(source).count("/") > 1 or "\\" in str(source):
-        return data_dir() / source  # whoever reads it says what is missing, and how to repair it
+        return data_dir() / source
     return None
 
 
@@ -158,7 +158,7 @@ def hub_sentence(source, revision, error) -> str:
 def pipeline_files(names) -> list[str]:
     """The files of a diffusers pipeline: settings, tokenizers and safetensors, in fp16 where those are complete; no checker."""
     below = [n for n in names if n.count("/") == 1 and n.split("/")[0] in PARTS]
-    return ["model_index.json", *(n for n in below if n.endswith(SMALL)), *weight_files(below)]
+    return [*(n for n in names if n == "model_index.json"), *(n for n in below if n.endswith(SMALL)), *weight_files(below)]
 
 
 def checker_files(names) -> list[str]:

@@ -6,6 +6,7 @@ import tiny_hub
 import torch
 from PIL import Image
 
+from promptlab import pickscore, runtime
 from promptlab.pickscore import PickScore, pick_scores
 from promptlab.rewards import mean_per_pair, promptist_reward
 from promptlab.runtime import PromptlabError
@@ -35,9 +36,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def eye(folder):
-    found = PickScore(folder, folder)
-    found.model.float()
-    return found
+    with pytest.MonkeyPatch.context() as patch:  # without the rounding of a CPU's bfloat16
+        patch.setattr(pickscore, "hardware", lambda: runtime.Hardware(torch.device("cpu"), torch.float32, ""))
+        return PickScore(folder, folder)
 
 
 def test_scores_are_those_of_the_plain_model(folder, eye):

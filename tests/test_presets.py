@@ -1,7 +1,5 @@
 """What a preset reaches: the knobs of PPO and SFT, the doctor, an evaluation without a judge; and what stops a training that goes wrong."""
 
-import dataclasses
-
 import pytest
 import torch
 from tiny_policy import tiny_policy
@@ -103,7 +101,7 @@ def test_without_a_judge_an_evaluation_has_no_gold(tiny_scorer):
     records = [{"x": x, "set": "in_domain", "kind": "MC"} for x in ("a frog", "a castle")]
     texts = ["a frog, oil painting", "a castle"]
     judged = evaluation.measure(tiny_scorer, records, texts, seeds=(1, 2))
-    tiny_scorer.gallery.preset = dataclasses.replace(tiny_scorer.gallery.preset, judge="")
+    tiny_scorer.gallery.judge = None  # as for a preset without one
     plain = evaluation.measure(tiny_scorer, records, [r["x"] for r in records], seeds=(1, 2))
     alone = evaluation.measure(tiny_scorer, records, texts, seeds=(1, 2))
     assert judged.keys() - alone.keys() == {"gold", "intent"} and (alone["reward"] == judged["reward"]).all()

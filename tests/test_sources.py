@@ -55,11 +55,22 @@ def test_without_a_network_an_earlier_download_is_used_and_said(monkeypatch, tmp
     assert "some/model: the hub cannot be reached, so the copy downloaded earlier is used" in capsys.readouterr().out
 
 
-def test_without_a_network_or_an_earlier_download(monkeypatch, tmp_path):
+KINDS = (
+    sources.language_files,
+    sources.pipeline_files,
+    sources.clip_files,
+    sources.head_files,
+    sources.checker_files,
+    sources.tokenizer_files,
+)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)
+def test_without_a_network_or_an_earlier_download(monkeypatch, tmp_path, kind):
     with hub.hub(monkeypatch, tmp_path, {}):
         pass
     with pytest.raises(PromptlabError, match="some/other is not on this machine, and the hub cannot be reached.*local folder"):
-        sources.fetch("some/other", sources.language_files)
+        sources.fetch("some/other", kind)
 
 
 def test_offline_by_choice_is_named(monkeypatch, tmp_path):
