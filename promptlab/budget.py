@@ -180,13 +180,17 @@ def describe(chosen: Preset | None = None) -> str:
         lines += ["It differs from pocket in:"]
         lines += [f"  {name:<24}{shown(getattr(POCKET, name)):<24} -> {shown(getattr(chosen, name))}" for name in changed]
     b = budget(chosen)
+    try:
+        memory = estimate_memory(chosen)
+    except PromptlabError as unknown:  # a model of the reader's own, not downloaded yet
+        memory = unknown
     lines += [
         "A full run of PPO and its evaluation:",
         f"  updates                 {b.updates:,}",
         f"  rollouts                {b.rollouts:,} rewrites",
         f"  images                  {b.train_images:,} to train on at most, {b.test_images:,} to evaluate",
         f"  minutes                 {b.minutes:,.0f} ({chosen.timed})",
-        f"  memory                  {estimate_memory(chosen)}",
+        f"  memory                  {memory}",
         f"  download                {b.download_mb / 1000:.1f} GB once" if b.download_mb else "  download                nothing",
         f"  smallest gain           {b.gain:.2f} in reward: 2.8 x sqrt(({chosen.spread}^2 + {SEED_NOISE:.2f}^2 / {chosen.test_images}) / {chosen.test_prompts}), "
         "seen in four of five runs",

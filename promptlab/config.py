@@ -226,7 +226,10 @@ def preset_reason() -> str:
 
 
 def for_evaluation(chosen: Preset | None = None) -> Preset:
-    """The preset with the generator that evaluation draws with: v1-4 and 20 steps on `colab`, the same preset where there is no other."""
+    """The preset with the generator that evaluation draws with: v1-4 and 20 steps on `colab`, the same preset where there is no other.
+
+    A T4 holds one of the two: `del` what trained, call `runtime.free_memory()`, then make the scorer of the evaluation.
+    """
     chosen = chosen or preset()
     if not chosen.test_generator:
         return chosen

@@ -301,6 +301,7 @@ def test_a_description_says_what_differs_and_what_it_costs():
         assert part in text, part
     assert "safety checker          on" in text and "OFF" in budget.describe(dataclasses.replace(COLAB, safety=""))
     assert "safety checker  " not in budget.describe(LAPTOP)
+    assert "size of some/model is not known" in budget.describe(dataclasses.replace(COLAB, generator="some/model"))
     assert "differs" not in budget.describe(POCKET) and "nothing" in budget.describe(POCKET)
     assert "cannot" not in budget.shows(0.01) and "can show none" in budget.shows(9.0)
 

@@ -60,6 +60,19 @@ def test_any_causal_language_model_is_a_policy(tmp_path):
     assert len(rewrites) == 2 and llama.room == 256
 
 
+def test_gpt2s_published_names_load_whole(tmp_path):
+    """On the hub GPT-2 has no `transformer.` before its names, no `lm_head`, and the masks of old versions among its weights."""
+    from safetensors.torch import load_file, save_file
+
+    folder = tiny_hub.save_gpt2(tmp_path / "p")
+    expected = load_policy(folder).rewrite(["a frog"])
+    tensors = {k.removeprefix("transformer."): v for k, v in load_file(folder / "model.safetensors").items() if k != "lm_head.weight"}
+    masks = {f"h.{i}.attn.bias": torch.ones(1, 1, 256, 256).tril() for i in range(2)}
+    save_file(tensors | masks, folder / "model.safetensors", metadata={"format": "pt"})
+    assert {"wte.weight", "h.0.attn.c_attn.weight", "ln_f.bias"} <= tensors.keys()
+    assert load_policy(folder).rewrite(["a frog"]) == expected
+
+
 def test_trained_weights_are_float32_whatever_is_stored(tmp_path):
     folder = tiny_hub.save_gpt2(tmp_path / "p")
     load_policy(folder).save(tmp_path / "half", half=True)
