@@ -1,6 +1,6 @@
 """`make test-full`: the paper's models in full size with random weights, written in the hub's folder format and loaded by the course's own code.
 
-Not part of `make test`: minutes on a CPU, 5 GB of disk and up to 12 GB of memory. Each test prints its time and memory.
+Not part of `make test`: 49 s of CPU time and 6 GB of memory (measured 2026-11-25, bfloat16), 5 GB of disk. Each test prints its time and memory.
 """
 
 import dataclasses
