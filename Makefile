@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: run test lab
+.PHONY: run test test-full lab
 
 run: $(STAMP)
 	$(BIN)/python -m promptlab run
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# Stable Diffusion, ViT-L/14 and GPT-2 in full size with random weights on the CPU: a minute of computing, 6 GB of memory, 5 GB of disk.
+test-full: $(STAMP)
+	$(BIN)/python -m pytest -m full -s
 
 lab: $(STAMP)
 	$(BIN)/python -m jupyterlab notebooks/00_tour.ipynb

@@ -6,7 +6,7 @@ import os
 import sys
 from importlib import metadata
 
-from promptlab import config, notebooks, runtime
+from promptlab import config, notebooks, runtime, sources
 from promptlab.runtime import PromptlabError
 
 # Distributions whose import name is another.
@@ -83,8 +83,14 @@ def not_installed():
 
 
 def weights(part) -> str:
-    """Where the weights of one part of the preset are, once they prove readable."""
-    folder = runtime.data_dir() / getattr(config.preset(), part)
+    """Where the weights of one part of the preset are, once they prove readable; for a hub id, what it is."""
+    source = getattr(config.preset(), part)
+    if not source:
+        return f"the preset {config.preset().name} has none"
+    if source in sources.HUB:
+        model = sources.HUB[source]
+        return f"{source} on the hub ({model.megabytes:,.0f} MB, {model.licence}), downloaded when first needed"
+    folder = runtime.data_dir() / source
     size = sum(f.stat().st_size for f in runtime.check_weights(folder))
     return f"{folder} ({size / 1e6:.1f} MB)"
 

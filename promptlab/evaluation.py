@@ -22,7 +22,7 @@ FIELDS = {"set", "method", "versus", "metric", "mean", "low", "high", "n", "seed
 
 
 def measure(scorer, records, texts, seeds=SCORING, progress=False) -> dict:
-    """Score one method's rewrites of some records: a dict of arrays (prompts,), one per name in METRICS.
+    """Score one method's rewrites of some records: a dict of arrays (prompts,), one per name in METRICS; without a judge no gold, no intent.
 
     The reward has no KL term. Intent is the share of pictures, in %, in which the judge finds every content word of the
     *typed* prompt; gold is the mean rating, 1-10; length is in words.
@@ -30,12 +30,12 @@ def measure(scorer, records, texts, seeds=SCORING, progress=False) -> dict:
     plain = [r["x"] for r in records]
     sheet = ContactSheet(scorer, plain, texts, list(seeds), progress)
     per_prompt = lambda values: mean_per_pair(values, sheet.scores).numpy().astype(float)  # noqa: E731
+    judged = {"gold": per_prompt(sheet.gold), "intent": per_prompt(100 * sheet.kept)} if scorer.gallery.judge else {}
     return {
         "reward": per_prompt(promptist_reward(sheet.scores, scorer.calibration)),
         "aesthetic": per_prompt(sheet.scores.aesthetic),
         "relevance": per_prompt(sheet.scores.relevance),
-        "gold": per_prompt(sheet.gold),
-        "intent": per_prompt(100 * sheet.kept),
+        **judged,
         "length": np.array([len(t.split()) for t in texts], float),
     }
 
@@ -79,7 +79,7 @@ def results(measured, records) -> list[dict]:
     for name, (index, minus) in asked.items():
         for method, runs in measured.items():
             for other in (None, *(m for m in ("plain", "suffix", "sft") if m in measured and m != method)):
-                for metric in METRICS:
+                for metric in (m for m in METRICS if m in runs[0]):
                     values = np.stack([run[metric] for run in runs])
                     if other:
                         base = np.stack([run[metric] for run in measured[other]])

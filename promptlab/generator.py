@@ -1,5 +1,6 @@
 """Prompts to pictures: a diffusers Stable Diffusion drawn in batches, with one seed per picture."""
 
+import json
 import warnings
 from functools import cached_property
 from pathlib import Path
@@ -7,12 +8,43 @@ from pathlib import Path
 import numpy as np
 
 from promptlab.prompts import clean_prompt
-from promptlab.runtime import PromptlabError, bar, check_match, check_weights, data_dir, file_hash, hardware, reading_weights
+from promptlab.runtime import (
+    PromptlabError,
+    bar,
+    check_match,
+    check_weights,
+    data_dir,
+    file_hash,
+    first_line,
+    free_memory,
+    hardware,
+    reading_weights,
+)
+from promptlab.sources import local
+
+HALVED = {}  # batch sizes that proved to fit, by generator: the next one loaded in this process starts with them
 
 
 def load_generator(preset, dtype=None):
-    """The text-to-image model of a preset, ready to draw. Raises `PromptlabError` for missing or damaged weights."""
-    return Generator(data_dir() / preset.generator, preset.steps, preset.guidance, preset.batch, dtype)
+    """The text-to-image model of a preset, ready to draw: the pocket world's, or any pipeline of diffusers.
+
+    Raises `PromptlabError` for missing or damaged weights, and as `promptlab.sources.fetch` does for a hub id.
+    """
+    folder = local(preset.generator)
+    if folder is not None and is_pocket(folder):
+        return Generator(folder, preset.steps, preset.guidance, preset.batch, dtype)
+    from promptlab.diffusion import Diffusion
+
+    return Diffusion(preset, dtype)
+
+
+def is_pocket(folder) -> bool:
+    """Whether a folder holds a pocket world, which has a decoder of its own kind; also where it is too damaged to tell."""
+    try:
+        index = json.loads((Path(folder) / "model_index.json").read_text(encoding="utf8"))
+        return index["vae"][1] == "AutoencoderTiny"
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return data_dir() in Path(folder).parents
 
 
 class Generator:
@@ -30,7 +62,8 @@ class Generator:
         logging.set_verbosity_error()  # the pipeline warns about AutoencoderTiny, which it draws with all the same
         logging.disable_progress_bar()
         transformers_logging.disable_progress_bar()
-        self.folder, self.steps, self.guidance, self.batch = Path(folder), steps, guidance, batch
+        self.folder, self.steps, self.guidance = Path(folder), steps, guidance
+        self.batch = HALVED.get(str(self.folder), batch)
         kinds = {"unet": UNet2DConditionModel, "vae": AutoencoderTiny, "text_encoder": CLIPTextModel}
         files = {part: self.folder / part / ("model" if part == "text_encoder" else "diffusion_pytorch_model") for part in kinds}
         files = {part: path.with_suffix(".safetensors") for part, path in files.items()}
@@ -51,17 +84,27 @@ class Generator:
         """A short hash of weights and settings, part of every cache key: with new ones, old pictures are not recalled."""
         return file_hash([*self.files, *sorted(self.folder.rglob("*.json"))])
 
+    @property
+    def size(self) -> int:
+        """Pixels a side."""
+        return self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor
+
     def key(self, prompt, seed, steps=None, guidance=None):
         """Everything a picture depends on, as a tuple."""
         p = self.pipe
-        size = p.unet.config.sample_size * p.vae_scale_factor
         return (self.fingerprint, clean_prompt(prompt), int(seed), steps or self.steps, self.guidance if guidance is None else guidance,
-                type(p.scheduler).__name__, size, str(p.unet.dtype))  # fmt: skip
+                type(p.scheduler).__name__, self.size, str(p.unet.dtype))  # fmt: skip
 
     def encode(self, prompts):
         """Text states (n, tokens, width) of cleaned prompts; warns once where a prompt is longer than the encoder reads."""
         import torch
 
+        tokens = self.tokens(prompts)
+        with torch.no_grad():
+            return self.pipe.text_encoder(tokens.to(self.pipe.device)).last_hidden_state
+
+    def tokens(self, prompts):
+        """Token ids (n, as many as the text encoder reads); warns once where that cuts a prompt."""
         tokenizer = self.pipe.tokenizer
         longest = tokenizer.model_max_length
         tokens = tokenizer(prompts, padding="max_length", truncation=True, max_length=longest, return_tensors="pt").input_ids
@@ -71,10 +114,9 @@ class Generator:
         if cut:
             warnings.warn(
                 f"The text encoder reads {longest} tokens; the end of {len(cut)} longer prompt(s) is ignored, such as {cut[0][:60]!r}...",
-                stacklevel=3,
+                stacklevel=4,
             )
-        with torch.no_grad():
-            return self.pipe.text_encoder(tokens.to(self.pipe.device)).last_hidden_state
+        return tokens
 
     def generate(self, prompts, seeds, steps=None, guidance=None, progress=False):
         """Draw one picture per (prompt, seed).
@@ -90,15 +132,36 @@ class Generator:
             raise PromptlabError(f"generate() takes as many seeds as prompts, in two lists: got {prompts!r:.60} and {seeds!r:.60}.")
         prompts, steps = [clean_prompt(p) for p in prompts], steps or self.steps
         guidance = self.guidance if guidance is None else guidance
-        size = self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor
-        out, done = np.empty((len(prompts), size, size, 3), np.uint8), bar(total=len(prompts), desc="drawing", disable=not progress)
-        for i in range(0, len(prompts), self.batch):
-            now = slice(i, i + self.batch)
-            with torch.inference_mode():
-                out[now] = self._draw(prompts[now], seeds[now], steps, guidance)
+        out, done = (
+            np.empty((len(prompts), self.size, self.size, 3), np.uint8),
+            bar(total=len(prompts), desc="drawing", disable=not progress),
+        )
+        i = 0
+        while i < len(prompts):
+            now, trouble = slice(i, i + self.batch), None
+            try:
+                with torch.inference_mode():
+                    out[now] = self._draw(prompts[now], seeds[now], steps, guidance)
+            except torch.OutOfMemoryError as error:
+                trouble = first_line(error)
+            if trouble:  # out of the except clause, as the error keeps what filled the memory
+                self._halve(trouble)
+                continue
             done.update(len(prompts[now]))
+            i = now.stop
         done.close()
         return out
+
+    def _halve(self, trouble):
+        """Draw half as many pictures at once from now on, and say so; once, as a second time hardly helps."""
+        free_memory()
+        if str(self.folder) in HALVED or self.batch == 1:
+            raise PromptlabError(
+                f"Drawing {self.batch} pictures at once needs more GPU memory than is free ({trouble}). "
+                f"Shut down other notebooks' kernels, or set a smaller batch: dataclasses.replace(preset(), batch={max(1, self.batch // 2)})."
+            )
+        self.batch = HALVED[str(self.folder)] = self.batch // 2
+        print(f"Out of GPU memory: from now on {self.batch} pictures are drawn at once, half as many as before.")
 
     def _draw(self, prompts, seeds, steps, guidance):
         """One batch: noise, `steps` guided denoising steps, decoder."""

@@ -13,7 +13,8 @@ from typing import Any
 
 from promptlab.config import Preset, preset
 from promptlab.prompts import clean_prompt
-from promptlab.runtime import PromptlabError, bar, data_dir, device, home, reading_weights
+from promptlab.runtime import PromptlabError, bar, device, home, reading_weights
+from promptlab.sources import fetch, language_files, local, package_file, tokenizer_files
 
 MARK = " Rephrase:"  # Promptist's format: x + MARK + y + end token
 
@@ -143,16 +144,67 @@ def inputs(rewrites: Rewrites) -> dict:
     return {"input_ids": rewrites.ids, "attention_mask": rewrites.real.long(), "position_ids": positions, "use_cache": False}
 
 
-def load_policy(folder) -> Policy:
-    """The policy in a transformers folder. Raises `PromptlabError` naming the folder where it is missing or damaged."""
+PROMPTIST = "microsoft/Promptist"  # what the paper's authors published: GPT-2 after SFT and PPO, for Stable Diffusion v1-4
+
+
+class Promptist(Policy):
+    """The published Promptist, which reads our very format, with the decoding its authors ask for: beam search for short likely rewrites.
+
+    Eight beams, 75 new tokens, length penalty -1, the best one kept (README of microsoft/LMOps, promptist). `sample` stays
+    what it is for every policy, so PPO can start from it.
+    """
+
+    def rewrite(self, prompts, batch=16, progress=False) -> list[str]:
+        """The likeliest of eight beams for each prompt."""
+        import torch
+
+        texts = []
+        for i in bar(range(0, len(prompts), batch), desc="rewriting", disable=not progress):
+            ids, real = self.encode(prompts[i : i + batch], self.room - 75)
+            with torch.inference_mode():
+                out = self.model.generate(
+                    ids, attention_mask=real.long(), do_sample=False, num_beams=8, max_new_tokens=75, length_penalty=-1.0,
+                    eos_token_id=self.end, pad_token_id=self.end,
+                )  # fmt: skip
+            words = [self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in out[:, ids.shape[1] :]]
+            texts += [w or clean_prompt(p) for w, p in zip(words, prompts[i : i + batch], strict=True)]
+        return texts
+
+
+def load_policy(source) -> Policy:
+    """The policy of a transformers folder, a hub id, or a pip package with a GGUF file; `Promptist` where it is that.
+
+    Raises `PromptlabError` where it is missing, damaged, no causal language model, or does not fit its tokenizer.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
-    folder = Path(folder)
     logging.disable_progress_bar()  # it takes milliseconds
+    packed = package_file(source)
+    folder = packed.parent if packed else fetch(source, language_files)
+    options = {"local_files_only": True} | ({"gguf_file": packed.name} if packed else {})
+    # Old models come as .bin files only; transformers reads those as plain tensors (weights_only).
+    safe = {} if packed else {"use_safetensors": bool(list(folder.glob("*.safetensors"))) or not list(folder.glob("*.bin"))}
     with reading_weights(folder, "train it again, or name the folder of another policy"):
-        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype="float32")
-        return Policy(model, AutoTokenizer.from_pretrained(folder, local_files_only=True))
+        model, found = AutoModelForCausalLM.from_pretrained(folder, dtype="float32", output_loading_info=True, **options, **safe)
+        tokens = folder
+        if not packed and not any(f.name.startswith(("tokenizer.", "vocab.", "spiece.")) for f in folder.iterdir()):
+            if source != PROMPTIST:  # which was published without a tokenizer: it has GPT-2's
+                raise PromptlabError(
+                    f"{folder} holds a model without a tokenizer. Put the tokenizer that it was trained with into that folder."
+                )
+            tokens = fetch("openai-community/gpt2", tokenizer_files)
+        tokenizer = AutoTokenizer.from_pretrained(tokens, **options)
+    if found["missing_keys"]:
+        raise PromptlabError(
+            f"{folder} lacks weights of a {type(model).__name__}, such as {min(found['missing_keys'])!r}. Is it another kind of model?"
+        )
+    if len(tokenizer) > model.config.vocab_size:
+        raise PromptlabError(
+            f"The tokenizer in {tokens} has {len(tokenizer)} tokens, the model in {folder} knows {model.config.vocab_size}: they do not "
+            "belong together. Put the tokenizer that the model was trained with into its folder."
+        )
+    return (Promptist if source == PROMPTIST else Policy)(model, tokenizer)
 
 
 def own_policy(stage, chosen: Preset | None = None) -> Path:
@@ -167,12 +219,27 @@ def run_folder(stage, policy: Policy, inputs) -> Path:
 
 
 def stage_policy(stage, chosen: Preset | None = None, shipped=False) -> Policy:
-    """The policy of a stage, "language", "sft" or "ppo": your own where you trained one, else (or if `shipped`) the one that came along.
+    """The policy of a stage, "language", "sft" or "ppo": your own where you trained one, else (or if `shipped`) the one the preset names.
 
-    Prints in one line which of the two it is. Raises `PromptlabError` as `load_policy` does.
+    Prints in one line which of them it is. Raises `PromptlabError` as `load_policy` does, and where the preset names none.
     """
     chosen = chosen or preset()
-    own = own_policy(stage, chosen)
-    folder = own if (own / "config.json").exists() and not shipped else data_dir() / getattr(chosen, stage)
-    print(f"{stage} policy: {'your own' if folder == own else 'the shipped one'}, {folder}")
-    return load_policy(folder)
+    own, given = own_policy(stage, chosen), getattr(chosen, stage)
+    if (own / "config.json").exists() and not shipped:
+        print(f"{stage} policy: your own, {own}")
+        return load_policy(own)
+    if not given:
+        lesson = {"sft": "01_sft", "ppo": "03_ppo"}[stage]
+        raise PromptlabError(
+            f"The preset {chosen.name!r} comes without a policy after {stage}, and {own} holds none of yours. Train one in {lesson}."
+        )
+    folder = None if package_file(given) else local(given)
+    if folder is not None:
+        print(f"{stage} policy: the shipped one, {folder}")
+    elif stage == "language":
+        print(f"{stage} policy: {given}, pretrained by others")
+    else:
+        print(
+            f"{stage} policy: none of your own yet, so {given} stands in, trained by others (after SFT and PPO, for Stable Diffusion v1-4)"
+        )
+    return load_policy(folder or given)

@@ -7,37 +7,43 @@ al. 2019 (KL to a frozen reference, adaptive coefficient), Hao et al. 2022, sect
 import copy
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from promptlab.config import preset
 from promptlab.policy import Policy, Rewrites, inputs, log_probs
-from promptlab.rewards import mean_per_pair, promptist_reward
-from promptlab.runtime import PromptlabError, bar, device, load_checkpoint, save_checkpoint, write_jsonl
+from promptlab.rewards import check_scores, mean_per_pair, promptist_reward
+from promptlab.runtime import PromptlabError, bar, device, enough_memory, load_checkpoint, save_checkpoint, write_jsonl
 from promptlab.sheets import ContactSheet
+
+
+def _preset(knob):
+    """A field whose default is the value of the preset in use: the same line of a lesson suits pocket and Stable Diffusion."""
+    return field(default_factory=lambda: getattr(preset(), f"ppo_{knob}"))
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The knobs of a PPO run; the paper's value where one is named in brackets."""
+    """The knobs of a PPO run; the paper's value where one is named in brackets, the default of some in `config`."""
 
-    prompts: int = 16  # different prompts in an update: more is a steadier gradient and slower
-    samples: int = 6  # rewrites of each prompt: they share its plain pictures
+    prompts: int = _preset("prompts")  # different prompts in an update: more is a steadier gradient and slower
+    samples: int = _preset("samples")  # rewrites of each prompt: they share its plain pictures
     compared: bool = True  # score each against the others of its prompt: steadier, but where all earn the same nothing is learnt
-    images: int = 1  # seeds, and so pictures, a reward is averaged over: another rewrite teaches more than a second look at this one [2]
-    new_tokens: int = 40  # length limit of a rewrite [15 to 75, random]
-    epochs: int = 2  # passes over a rollout: more squeezes it harder, and drifts farther from the policy that wrote it [4]
-    minibatch: int = 48  # rewrites per gradient step
-    lr: float = 6e-4  # Adam's step size at the start [5e-5, for a model fifty times larger]
-    decay: int = 80  # updates over which the step size falls to a tenth: late steps settle what early ones found [none]
+    images: int = _preset("images")  # seeds, and so pictures, a reward is averaged over: another rewrite teaches more than a second look [2]
+    new_tokens: int = _preset("new_tokens")  # length limit of a rewrite [15 to 75, random]
+    epochs: int = _preset("epochs")  # passes over a rollout: more squeezes it harder, and drifts farther from the policy that wrote it [4]
+    minibatch: int = _preset("minibatch")  # rewrites per gradient step
+    lr: float = _preset("lr")  # Adam's step size at the start [5e-5, for a model fifty times larger]
+    decay: int = _preset("decay")  # updates over which the step size falls to a tenth: late steps settle what early ones found; 0: never [0]
     clip: float = 0.2  # a probability may change by this share before its gradient stops [0.2]
-    value_clip: float = 1.0  # and a value by this much: about as far as our rewards spread [0.2]
+    value_clip: float = _preset("value_clip")  # and a value by this much: about as far as our rewards spread [0.2]
     value_weight: float = 2.3  # of the value loss [2.3]
     gamma: float = 1.0  # a reward at the end counts in full for the first token [1]
     lam: float = 0.95  # GAE: 1 trusts only rewards, 0 only the value head [0.95]
-    kl: float = 0.1  # price of one nat of divergence from the reference, at the start [0.2]
+    kl: float = _preset("kl")  # price of one nat of divergence from the reference, at the start [0.2]
     kl_target: float | None = None  # nats per rewrite an adaptive coefficient steers to, 5 to 15 here; None keeps it fixed
     kl_horizon: int = 2000  # rewrites after which the coefficient may have changed by a factor of e at most [10,000]
     seed: int = 0
@@ -194,7 +200,7 @@ class PPO:
         """One rollout and the gradient steps on it; returns the metrics of this update."""
         r, s = self.rollout(pool, reward), self.settings
         for group in self.optimiser.param_groups:
-            group["lr"] = s.lr * max(0.1, 1 - 0.9 * self.done / s.decay)
+            group["lr"] = s.lr * (max(0.1, 1 - 0.9 * self.done / s.decay) if s.decay else 1)
         n, mask, records = len(r["rewrites"]), r["rewrites"].mask, []
         shuffle = torch.Generator().manual_seed(7 + self.stream())
         for _ in range(s.epochs):
@@ -220,8 +226,11 @@ class PPO:
         log_p, _ = log_probs(self.policy.model, rows)
         loss, clipped = policy_loss(log_p, r["log_old"][index], r["advantages"][index], rows.mask, s.clip)
         value = value_loss(self.value(rows), r["values"][index], r["returns"][index], rows.mask, s.value_clip)
+        total = loss + s.value_weight * value
+        if not torch.isfinite(total):
+            raise PromptlabError(f"The loss of update {self.done} is {total.item()}; this step was not taken. Lower Settings.lr.")
         self.optimiser.zero_grad(set_to_none=True)
-        (loss + s.value_weight * value).backward()
+        total.backward()
         nn.utils.clip_grad_norm_([p for g in self.optimiser.param_groups for p in g["params"]], 1.0)
         self.optimiser.step()
         ratio = masked_mean((log_p.detach() - r["log_old"][index]).exp(), rows.mask).item()
@@ -250,17 +259,6 @@ class PPO:
         return self
 
 
-def check_scores(scores, plain, written):
-    """Raise `PromptlabError` unless there is one finite score per rewrite, naming the first that is not."""
-    if scores.shape != (len(plain),):
-        raise PromptlabError(f"A reward is one number per rewrite: expected {len(plain)}, got a tensor of shape {tuple(scores.shape)}.")
-    bad = (~torch.isfinite(scores)).nonzero().flatten().tolist()
-    if bad:
-        raise PromptlabError(
-            f"The reward of {plain[bad[0]]!r} rewritten as {written[bad[0]]!r} is {scores[bad[0]].item()}: it must be a finite number."
-        )
-
-
 def train(policy, pool, reward, folder, updates, settings=None, watch=None, every=5, quiet=False) -> list[dict]:
     """Run PPO for `updates` updates and return their metrics; resumes from `folder`, and an interrupt loses nothing.
 
@@ -278,7 +276,8 @@ def train(policy, pool, reward, folder, updates, settings=None, watch=None, ever
     progress = bar(total=updates, initial=ppo.done, desc="ppo", disable=quiet)
     try:
         while ppo.done < updates:
-            history.append(ppo.update(pool, reward))
+            with enough_memory(f"Lower minibatch, as in ppo.Settings(minibatch={max(1, ppo.settings.minibatch // 2)})."):
+                history.append(ppo.update(pool, reward))
             progress.set_postfix_str(f"reward {history[-1]['reward']:.3f}, KL {history[-1]['kl']:.2f}", refresh=False)
             progress.update()
             stop = bool(watch and watch(ppo, history[-1]))

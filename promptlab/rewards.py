@@ -1,14 +1,15 @@
 """From pictures to a reward: CLIP embeddings kept on disk, a table of scores, and the paper's formula in five lines."""
 
 import json
+from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
 from promptlab.gallery import Gallery
-from promptlab.runtime import REPAIR, PromptlabError, check_weights, data_dir, file_hash, hardware, load_weights, reading_weights
+from promptlab.runtime import REPAIR, PromptlabError, check_weights, data_dir, file_hash, hardware, load_tensors, reading_weights
+from promptlab.sources import clip_files, fetch, head_files, repair_for
 
 # What two pictures of one prompt differ by in the paper's setting (Stable Diffusion v1-4, ViT-L/14, LAION head), measured
 # from public score files: the yardstick that carries the paper's 20 and .28 over to another CLIP and another head.
@@ -16,16 +17,22 @@ PAPER_SLOPE, PAPER_THRESHOLD, PAPER_RELEVANCE_SD, PAPER_AESTHETIC_SD = 20.0, 0.2
 
 
 class Clip:
-    """An open_clip model that embeds pictures and texts; all embeddings have length 1."""
+    """An open_clip model that embeds pictures and texts; all embeddings have length 1.
 
-    def __init__(self, folder):
+    Args: `source` a folder with `open_clip_model.safetensors`, or a hub id; `architecture` open_clip's name of the model, for
+    weights that come without `open_clip_config.json`. Raises `PromptlabError` for weights that are missing or of another model.
+    """
+
+    def __init__(self, source, architecture=""):
         import open_clip
 
-        self.folder, where = Path(folder), hardware()
-        self.files = check_weights(self.folder / "open_clip_model.safetensors")
-        with reading_weights(self.files[0]):
-            name = f"local-dir:{self.folder}"
-            self.model, _, _ = open_clip.create_model_and_transforms(name, device=where.device, precision="fp32")
+        self.folder, where = fetch(source, clip_files), hardware()
+        repair = repair_for(self.folder, "clip")
+        self.files = check_weights(self.folder / "open_clip_model.safetensors", repair)
+        own = not architecture or (self.folder / "open_clip_config.json").exists()
+        name, weights = (f"local-dir:{self.folder}", None) if own else (architecture, str(self.files[0]))
+        with reading_weights(self.files[0], repair):
+            self.model, _, _ = open_clip.create_model_and_transforms(name, weights, device=where.device, precision="fp32")
             self.tokenizer = open_clip.get_tokenizer(name)
         self.model.eval()
 
@@ -69,15 +76,47 @@ def aesthetic_head(width=256, hidden=1024):
     return nn.Sequential(*first, nn.Linear(hidden, 64), nn.GELU(), nn.Linear(64, 1))
 
 
+def laion_head(width=768):
+    """A fresh head in the shape of LAION's predictor: linear layers without activations, so in the end one direction in CLIP's space.
+
+    Its layers are named as published: `layers.0 .2 .4 .6 .7`, with dropout between them while it was trained.
+    """
+    from torch import nn
+
+    first = [nn.Linear(width, 1024), nn.Dropout(0.2), nn.Linear(1024, 128), nn.Dropout(0.2), nn.Linear(128, 64), nn.Dropout(0.1)]
+    return nn.Sequential(OrderedDict(layers=nn.Sequential(*first, nn.Linear(64, 16), nn.Linear(16, 1))))
+
+
 def load_aesthetic(preset):
-    """The aesthetic head of a preset: embeddings (n, width) float32 numpy in, ratings (n,) torch out."""
+    """The aesthetic head of a preset: embeddings (n, width) float32 numpy in, ratings (n,) torch out.
+
+    Which of the two shapes it has is told by the names in its file. Raises `PromptlabError` for a file that is missing, holds
+    code, or holds another model, and where embeddings are of another width than the head reads.
+    """
     import torch
 
-    head = load_weights(aesthetic_head(), data_dir() / preset.aesthetic / "model.safetensors").float()
+    found = fetch(preset.aesthetic, head_files)
+    repair = repair_for(found, "aesthetic")
+    file = found
+    if not found.is_file():
+        names = [f.name for f in sorted(found.iterdir())] if found.is_dir() else []
+        file = found / next(iter(head_files(names)), "model.safetensors")
+    tensors = load_tensors(file, repair)
+    head = laion_head() if "layers.0.weight" in tensors else aesthetic_head()
+    with reading_weights(file, repair):
+        head.load_state_dict(tensors)
+    head.eval().float()
+    width = next(layer.in_features for layer in head.modules() if isinstance(layer, torch.nn.Linear))
 
     def rate(embeddings):
+        embeddings = np.asarray(embeddings, np.float32)
+        if embeddings.shape[-1] != width:
+            raise PromptlabError(
+                f"The head in {file} rates embeddings of {width} numbers, and this CLIP gives {embeddings.shape[-1]}. "
+                "Let clip and aesthetic of the preset name two that belong together."
+            )
         with torch.inference_mode():
-            return head(torch.from_numpy(np.asarray(embeddings, np.float32))).squeeze(-1)
+            return head(torch.from_numpy(embeddings)).squeeze(-1)
 
     return rate
 
@@ -137,11 +176,24 @@ def mean_per_pair(values, scores: Scores):
     return total / torch.bincount(scores.pair).clamp(min=1)
 
 
+def check_scores(scores, plain, written):
+    """Raise `PromptlabError` unless there is one finite score per rewrite, naming the first that is not."""
+    if scores.shape != (len(plain),):
+        raise PromptlabError(f"A reward is one number per rewrite: expected {len(plain)}, got a tensor of shape {tuple(scores.shape)}.")
+    import torch
+
+    bad = (~torch.isfinite(scores)).nonzero().flatten().tolist()
+    if bad:
+        raise PromptlabError(
+            f"The reward of {plain[bad[0]]!r} rewritten as {written[bad[0]]!r} is {scores[bad[0]].item()}: it must be a finite number."
+        )
+
+
 class Scorer:
     """Generator, CLIP and aesthetic head of a preset, with every embedding kept on disk."""
 
     def __init__(self, preset, folder=None, calibration=True):
-        self.clip, self.rate = Clip(data_dir() / preset.clip), load_aesthetic(preset)
+        self.clip, self.rate = Clip(preset.clip, preset.clip_architecture), load_aesthetic(preset)
         self.gallery = Gallery(preset, self.clip, folder)
         self.calibration = load_calibration(preset) if calibration else None
         self._texts = {}
@@ -199,7 +251,9 @@ def calibrate(scorer, plain, seeds, progress=False) -> Calibration:
 
 
 def load_calibration(preset) -> Calibration:
-    """The preset's calibration as `python -m promptlab.pocket card` measured it."""
+    """The preset's calibration as `python -m promptlab.pocket card` measured it; the paper's where it has the paper's CLIP and head."""
+    if not preset.calibration:
+        return Calibration(PAPER_SLOPE, PAPER_THRESHOLD, 1.0)
     path = data_dir() / preset.calibration
     try:
         return Calibration(**json.loads(path.read_text(encoding="utf8")))

@@ -4,8 +4,11 @@ import gc
 import hashlib
 import io
 import json
+import math
 import os
+import pickle
 import sys
+import traceback
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,8 +77,8 @@ def hardware() -> Hardware:
         reason = f"CPU with {torch.get_num_threads()} threads in {str(dtype)[6:]}, as PyTorch {torch.__version__} sees no GPU"
         return Hardware(where, dtype, reason)
     name, memory = torch.cuda.get_device_name(where), torch.cuda.get_device_properties(where).total_memory / 2**30
-    # bfloat16 has float32's range, so nothing overflows; GPUs before compute capability 8 (a T4) only emulate it.
-    if torch.cuda.get_device_capability(where) >= (8, 0):
+    # bfloat16 has float32's range, so nothing overflows; older GPUs (a T4) only emulate it, at a fraction of float16's speed.
+    if torch.cuda.is_bf16_supported(including_emulation=False):
         return Hardware(where, torch.bfloat16, f"{name} ({memory:.0f} GB) in bfloat16, the first GPU")
     return Hardware(where, torch.float16, f"{name} ({memory:.0f} GB) in float16, as it has no fast bfloat16")
 
@@ -110,11 +113,36 @@ def exit_code(command, stopped: str) -> int:
 
 
 def free_memory():
-    """Give back what deleted models held, on the CPU and on the GPU; `del` the model first."""
+    """Give back what deleted models held, on the CPU and on the GPU; `del` the model first.
+
+    An error's traceback keeps every variable of the failed cell alive, and IPython keeps what cells returned, so both are
+    cleared: `Out[3]` and `_` are gone afterwards.
+    """
+    kept = {name: sys.__dict__.pop(name, None) for name in ("last_exc", "last_value", "last_type", "last_traceback")}
+    for trace in (kept["last_traceback"], *(getattr(kept[name], "__traceback__", None) for name in ("last_exc", "last_value"))):
+        traceback.clear_frames(trace)  # which takes None as well
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is not None:
+        shell.InteractiveTB.__dict__.pop("tb", None)  # the formatter of tracebacks keeps the last one as well
+        shell.last_execution_result = None  # and so does this, or what the last cell returned
+        if shell.displayhook.do_full_cache:
+            shell.displayhook.flush()
+        shell.push(dict.fromkeys(("_", "__", "___"), ""), interactive=False)  # flush() leaves them behind
     gc.collect()
     torch = sys.modules.get("torch")
     if torch and torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+@contextmanager
+def enough_memory(advice: str):
+    """Turn running out of GPU memory inside the block into a `PromptlabError` that ends with the advice."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise PromptlabError(f"The GPU has too little memory ({first_line(error)}). {advice}") from error
 
 
 def write_atomically(path, content: str | bytes):
@@ -147,11 +175,12 @@ def reading_weights(path, repair: str = REPAIR):
         raise
     except Exception as error:  # torch, safetensors, open_clip and diffusers each raise their own kinds
         missing = not Path(path).exists()
-        what = "is missing" if missing else f"cannot be read as the weights expected here ({type(error).__name__}: {_first_line(error)})"
+        what = "is missing" if missing else f"cannot be read as the weights expected here ({type(error).__name__}: {first_line(error)})"
         raise PromptlabError(f"{path} {what}. To repair it: {repair}") from error
 
 
-def _first_line(error: Exception, width: int = 160) -> str:
+def first_line(error, width: int = 160) -> str:
+    """The first line of an error, shortened: libraries explain themselves at length."""
     lines = str(error).strip().splitlines() or [""]
     return lines[0][:width]
 
@@ -178,7 +207,9 @@ def file_hash(files) -> str:
     """A short hash of some files' contents; part of every cache key, so that new weights never meet old pictures."""
     digest = hashlib.sha256()
     for file in files:
-        digest.update(Path(file).read_bytes())
+        with open(file, "rb") as stream:
+            while part := stream.read(2**24):  # gigabytes would not fit into memory beside the model
+                digest.update(part)
     return digest.hexdigest()[:16]
 
 
@@ -192,6 +223,17 @@ def check_match(module, file, repair: str = REPAIR):
     wrong = sorted(name for name in stored.keys() | expected.keys() if stored.get(name) != expected.get(name))
     if wrong:
         raise PromptlabError(f"{file} holds another model's weights (first at {wrong[0]!r}). To repair it: {repair}")
+
+
+def stored_numbers(file) -> int:
+    """How many numbers a weight file holds, from the header of a safetensors file, else from its size as float32."""
+    from safetensors import safe_open
+
+    file = Path(file)
+    if file.suffix != ".safetensors":
+        return file.stat().st_size // 4
+    with safe_open(file, framework="numpy") as weights:
+        return sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
 
 
 def load_safetensors(path, repair: str = REPAIR) -> dict:
@@ -211,6 +253,27 @@ def load_weights(module, path, repair: str = REPAIR):
     with reading_weights(path, repair):
         module.load_state_dict(tensors)
     return module.eval()
+
+
+def load_tensors(path, repair: str) -> dict:
+    """All tensors of a .safetensors, .pth or .bin file, by name, on the CPU; a file that holds anything but tensors is refused.
+
+    Raises `PromptlabError` naming file and repair. Formats other than safetensors may carry code, which `weights_only` never runs.
+    """
+    import torch
+
+    if Path(path).suffix == ".safetensors":
+        return load_safetensors(path, repair)
+    with reading_weights(path, repair):
+        try:
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise PromptlabError(
+                f"{path} holds more than plain tensors, such as code that would run when it is read, so it is refused. To repair it: {repair}"
+            ) from error
+    if not isinstance(tensors, dict) or not tensors or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
+        raise PromptlabError(f"{path} is not a table of named tensors. To repair it: {repair}")
+    return tensors
 
 
 def save_checkpoint(state: dict, path: Path):

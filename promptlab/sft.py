@@ -5,7 +5,7 @@ from pathlib import Path
 
 from promptlab.policy import MARK, Policy, log_probs, run_folder
 from promptlab.prompts import split_prompt
-from promptlab.runtime import write_jsonl
+from promptlab.runtime import enough_memory, write_jsonl
 
 
 def as_pairs(records) -> list[dict]:
@@ -18,8 +18,10 @@ def own_folder(policy: Policy, records, *settings) -> Path:
     return run_folder("sft", policy, (records, settings))
 
 
-def finetune(policy: Policy, records, folder, epochs=2, lr=3e-4, batch=32, seed=0, held_out=None) -> Policy:
+def finetune(policy: Policy, records, folder, epochs=None, lr=None, batch=None, seed=0, held_out=None) -> Policy:
     """Train a copy of `policy` on engineered prompts with `trl.SFTTrainer`, the loss on the rewrite alone.
+
+    `epochs`, `lr` and `batch` are the preset's where none is given.
 
     Checkpoints go to `folder` after every epoch and the same call goes on from the last; returns the trained policy. About
     twenty times it writes the loss to `metrics.jsonl` there, with `held_out` records their loss as `eval_loss` too.
@@ -32,6 +34,8 @@ def finetune(policy: Policy, records, folder, epochs=2, lr=3e-4, batch=32, seed=
     from transformers.trainer_utils import get_last_checkpoint
     from trl import SFTConfig, SFTTrainer
 
+    chosen = preset()
+    epochs, lr, batch = epochs or chosen.sft_epochs, lr or chosen.sft_lr, batch or chosen.sft_batch
     constants.HF_HUB_DISABLE_TELEMETRY = True  # TRL would report every training to the hub; this course works offline
     disable_progress_bars()  # ten bars that flash by would bury the one of the training
     warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated")  # TRL sets it, whatever its name
@@ -51,7 +55,8 @@ def finetune(policy: Policy, records, folder, epochs=2, lr=3e-4, batch=32, seed=
         eval_dataset=Dataset.from_list(as_pairs(held_out)) if held_out else None,
         processing_class=policy.tokenizer,
     )
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(folder))
+    with enough_memory(f"Give finetune() a smaller batch, such as batch={max(1, batch // 2)}."):
+        trainer.train(resume_from_checkpoint=get_last_checkpoint(folder))
     write_jsonl(folder / "metrics.jsonl", trainer.state.log_history)
     return Policy(trainer.model, policy.tokenizer)
 

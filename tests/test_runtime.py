@@ -51,12 +51,13 @@ def test_presets_are_frozen():
     assert dataclasses.replace(config.POCKET, steps=1).steps == 1
 
 
-@pytest.mark.parametrize("capability, dtype", [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)])
-def test_gpu_number_format_goes_by_capability(monkeypatch, capability, dtype):
+@pytest.mark.parametrize("native, dtype", [(False, torch.float16), (True, torch.bfloat16)])
+def test_gpu_number_format_goes_by_capability(monkeypatch, native, dtype):
+    """A T4 emulates bfloat16, and says that it supports it unless asked without emulation."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda where: "a GPU")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda where: type("P", (), {"total_memory": 16 * 2**30}))
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda where: capability)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or native)
     found = runtime.hardware()
     assert (found.device.type, found.dtype) == ("cuda", dtype)
     assert "a GPU (16 GB)" in str(found) and "\n" not in str(found)
@@ -82,6 +83,59 @@ def test_free_memory_drops_models_that_refer_to_themselves():
         assert alive() is None
     finally:
         gc.enable()
+
+
+def test_free_memory_drops_what_a_failed_cell_left_in_its_traceback():
+    def cell():
+        model = torch.nn.Linear(2, 2)
+        seen.append(weakref.ref(model))
+        raise ValueError("as when memory runs out")
+
+    seen = []
+    try:
+        cell()
+    except ValueError as error:  # what the interpreter keeps of an error that nobody caught
+        for name, value in (("last_exc", error), ("last_value", error), ("last_type", ValueError), ("last_traceback", error.__traceback__)):
+            setattr(runtime.sys, name, value)
+    assert seen[0]() is not None
+    runtime.free_memory()
+    assert seen[0]() is None
+
+
+def test_free_memory_drops_what_ipython_keeps():
+    """A cell's output in Out, and a failed cell's variables in the formatter of tracebacks."""
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell.instance()
+    try:
+        shell.user_ns["refs"] = refs = []
+        shell.run_cell("import torch, weakref\nmodel = torch.nn.Linear(2, 2); refs.append(weakref.ref(model)); model", store_history=True)
+        shell.run_cell("def f():\n    big = torch.nn.Linear(2, 2); refs.append(weakref.ref(big)); 1 / 0\nf()", store_history=True)
+        shell.run_cell("del model")
+        assert [r() is not None for r in refs] == [True, True]
+        runtime.free_memory()
+        assert [r() is not None for r in refs] == [False, False]
+    finally:
+        InteractiveShell.clear_instance()
+
+
+def test_too_little_gpu_memory_ends_in_one_sentence_with_advice():
+    with (
+        pytest.raises(PromptlabError, match=r"too little memory \(CUDA out of memory\)\. Take less\.$") as error,
+        runtime.enough_memory("Take less."),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory\nTried to allocate 20 GiB")
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError), runtime.enough_memory("Take less."):
+        raise ValueError("another error stays what it is")
+
+
+def test_hashes_of_files_are_those_of_their_contents(tmp_path):
+    import hashlib
+
+    first, second = tmp_path / "a", tmp_path / "b"
+    first.write_bytes(os.urandom(2**24 + 5)), second.write_bytes(b"more")
+    assert runtime.file_hash([first, second]) == hashlib.sha256(first.read_bytes() + b"more").hexdigest()[:16]
 
 
 def test_write_makes_folders_and_replaces(tmp_path):
