@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from promptlab.notebooks import SETUP_CELL
+from promptlab import links
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"
@@ -61,7 +61,8 @@ def test_environment_file_says_what_each_line_is_for():
 
 
 def test_setup_cell_installs_from_the_repository_of_pyproject(settings):
-    assert f'REPOSITORY = "{settings["tool"]["promptlab"]["repository"]}"' in SETUP_CELL
+    source = settings["tool"]["promptlab"]["repository"]
+    assert links.repository() == source and f'REPOSITORY = "{source}"' in links.setup_cell(source)
 
 
 @pytest.mark.weights
