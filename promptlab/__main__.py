@@ -6,7 +6,7 @@ import os
 import sys
 from importlib import metadata
 
-from promptlab import config, notebooks, runtime
+from promptlab import colab, config, notebooks, runtime
 from promptlab.runtime import PromptlabError
 
 # Distributions whose import name is another.
@@ -48,7 +48,7 @@ def run(names) -> int:
 
 def prompts(chosen):
     """Fetch, filter and divide public collections, and say what was kept and where."""
-    from promptlab import corpora, sources
+    from promptlab import corpora, wordings
 
     if config.preset().judge:
         raise PromptlabError(
@@ -59,8 +59,8 @@ def prompts(chosen):
     defaults = dict(zip(given, corpora.COLLECTIONS, strict=True))
     size = sum(corpora.COLLECTIONS[n].megabytes for n in (defaults | wanted).values() if n in corpora.COLLECTIONS)
     print(f"Downloads about {size} MB the first time (estimated).", flush=True)
-    splits, manifest = corpora.fetch(**wanted, limit=chosen.limit, writer=sources.instruct(chosen.instruct) if chosen.instruct else None)
-    folder = sources.write(splits, manifest)
+    splits, manifest = corpora.fetch(**wanted, limit=chosen.limit, writer=wordings.instruct(chosen.instruct) if chosen.instruct else None)
+    folder = wordings.write(splits, manifest)
     for name, c in manifest["collections"].items():
         gone = ", ".join(f"{n} by {why}" for why, n in c["filtered out"].items()) or "none"
         print(f"{name} ({c['licence']}): {c['kept']} of {c['read']} kept; filtered out: {gone}")
@@ -83,6 +83,7 @@ def doctor() -> int:
         ("hardware", lambda: str(runtime.hardware())),
         ("preset", lambda: f"{config.preset().name} ({config.preset_reason()}): {config.preset().purpose}"),
         *((f"weights {part}", lambda part=part: weights(part)) for part in ("generator", "clip", "aesthetic", "judge")),
+        ("hub token", lambda: colab.find_token() or "none; the models of this course need none"),
         ("run folder", writable),
     ]
     return int(not all([check(name, what) for name, what in checks]))

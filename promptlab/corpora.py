@@ -15,7 +15,7 @@ from promptlab.keywords import PLAIN, imagenet_labels, label_split
 from promptlab.pocket.community import SPLITS, distinct, normalised, share
 from promptlab.prompts import SWITCH, clean_prompt, split_prompt
 from promptlab.runtime import PromptlabError
-from promptlab.sources import in_domain, record, reword, separate
+from promptlab.wordings import in_domain, record, reword, separate
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ def build(prompts, others, writer=None, seed=0) -> tuple[dict[str, list[dict]], 
 def fetch(prompts=PROMPTS, typed=TYPED, captions=CAPTIONS, parti=PARTI, writer=None, limit=50_000, seed=0) -> tuple[dict, dict]:
     """Read, filter and divide collections: hub ids, folders or files, or None to leave one out (not `prompts`).
 
-    Returns what `sources.write` takes: the splits, and a manifest that names collections, licences, filters and counts.
+    Returns what `wordings.write` takes: the splits, and a manifest that names collections, licences, filters and counts.
     """
     texts, manifest = {}, {"command": "python -m promptlab prompts", "collections": {}, "seed": seed}
     for kind, name in {"prompts": prompts, "DiffusionDB": typed, "caption": captions, "parti": parti}.items():

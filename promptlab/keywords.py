@@ -10,7 +10,7 @@ import zlib
 from functools import cache
 
 from promptlab.pocket.community import CAPTIONS, distinct, normalised, pick, share
-from promptlab.sources import in_domain, record, separate
+from promptlab.wordings import in_domain, record, separate
 
 # Kind of thing: nouns; adjectives that suit them; where they are. "|" parts entries.
 TABLES = {

@@ -78,9 +78,9 @@ def load_prompts(split) -> list[dict]:
     Raises `PromptlabError` for an unknown split or a damaged file.
     """
     if not preset().judge:  # only the pocket world has one; other generators draw more than its nouns
-        from promptlab import sources
+        from promptlab import wordings
 
-        return sources.load(split)
+        return wordings.load(split)
     path = data_dir() / "prompts" / f"{split}.jsonl"
     if not path.exists():
         raise PromptlabError(

@@ -69,7 +69,7 @@ def fake_hub(folder, gated=()):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}", seen
+        yield f"http://localhost:{server.server_port}", seen
     finally:
         server.shutdown()
         server.server_close()

@@ -1,5 +1,6 @@
 """Public collections: read from a hub, folders and files, filtered, divided; everything that can go wrong is said in one sentence."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -10,9 +11,10 @@ from itertools import combinations
 import pytest
 from fake_hub import fake_hub
 
-from promptlab import corpora, keywords, sources
+from promptlab import __main__ as cli
+from promptlab import config, corpora, keywords, wordings
 from promptlab.pocket.community import SPLITS, normalised
-from promptlab.prompts import split_prompt
+from promptlab.prompts import load_prompts, split_prompt
 from promptlab.runtime import PromptlabError
 
 SECRET = "hf_thisMustNeverBePrinted"
@@ -189,13 +191,13 @@ def collected(tmp_path_factory):
 def test_collections_become_splits_with_the_fields_of_all_others(collected):
     _, splits, manifest = collected
     assert tuple(splits) == SPLITS
-    fields = list(sources.record("", "", "", "", "", None))
+    fields = list(wordings.record("", "", "", "", "", None))
     assert all(list(r) == fields and r["split"] == split for split, records in splits.items() for r in records)
     assert {r["set"] for r in splits["sft"]} == {"in_domain"} and len(splits["sft"]) > 2000
     for four in (splits["sft"][i : i + 4] for i in range(0, len(splits["sft"]), 4)):
-        assert [r["kind"] for r in four] == list(sources.KINDS) and len({r["y"] for r in four}) == 1
+        assert [r["kind"] for r in four] == list(wordings.KINDS) and len({r["y"] for r in four}) == 1
     kinds = Counter((r["set"], r["kind"]) for r in splits["test"])
-    assert {k for s, k in kinds if s == "in_domain"} == set(sources.KINDS) and {k for s, k in kinds if s == "out_of_domain"} >= {
+    assert {k for s, k in kinds if s == "in_domain"} == set(wordings.KINDS) and {k for s, k in kinds if s == "out_of_domain"} >= {
         "caption",
         "label",
     }
@@ -237,7 +239,7 @@ def test_a_language_model_may_rephrase(collected):
 
     splits, manifest = corpora.fetch(**few, writer=write)
     assert manifest["rephrased by"] == "a language model" and manifest["targets it could not rephrase"] > 50
-    assert all(r["x"].startswith("Let there be ") == (r["kind"] in sources.REQUESTS) for r in splits["sft"])
+    assert all(r["x"].startswith("Let there be ") == (r["kind"] in wordings.REQUESTS) for r in splits["sft"])
     assert len(splits["sft"]) % 4 == 0 and len(splits["sft"]) < len(by_rules["sft"])
 
 
@@ -249,3 +251,24 @@ def test_too_few_prompts_are_an_error(tmp_path):
 def test_every_collection_says_licence_and_size():
     for c in corpora.COLLECTIONS.values():
         assert c.id.count("/") == 1 and c.licence and c.megabytes > 0 and c.revision
+
+
+def test_the_command_fetches_what_load_prompts_then_gives(collected, monkeypatch, tmp_path, capsys):
+    files, splits, _ = collected
+    monkeypatch.setitem(config.PRESETS, "sd", dataclasses.replace(config.POCKET, name="sd", judge=""))
+    monkeypatch.setenv("PROMPTLAB_PRESET", "sd")
+    monkeypatch.setenv("PROMPTLAB_HOME", str(tmp_path))
+    options = [f"--{kind}={files[kind]}" for kind in ("typed", "captions", "parti")]
+    assert cli.main(["prompts", str(files["prompts"]), *options]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("Downloads about 0 MB") and f"{files['prompts']} (yours to know): 1500 of 1552 kept; filtered out: 50 by duplicates, 2 by length" in out
+    assert f"sft {len(splits['sft'])}, ppo" in out and str(tmp_path) in out
+    assert all(load_prompts(split) == splits[split] for split in SPLITS)
+    manifest = json.loads((tmp_path / "sd" / "prompts" / "manifest.json").read_text())
+    assert manifest["records"] == {split: len(records) for split, records in splits.items()}
+    assert cli.main(["prompts", str(files["prompts"]), "--typed=none", "--captions=none", "--parti=none", "--limit=900"]) == 0
+    assert "900 kept" not in capsys.readouterr().out and {r["kind"] for r in load_prompts("test")} == {*wordings.KINDS, "label"}
+    assert cli.main(["prompts", str(tmp_path / "nowhere.csv")]) == 1
+    assert "nowhere.csv" in capsys.readouterr().err and len(load_prompts("sft")) > 100, "what was there stays"
+    monkeypatch.delenv("PROMPTLAB_PRESET")
+    assert cli.main(["prompts"]) == 1 and "pocket brings its own prompts" in capsys.readouterr().err

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from promptlab import runtime, sources
+from promptlab import runtime, wordings
 from promptlab.pocket.community import REPHRASED, SPLITS
 from promptlab.runtime import PromptlabError
 
@@ -12,12 +12,12 @@ TARGET = "a red fox in the snow, oil painting, highly detailed, moody, by candle
 
 
 def row(name, split, x, y=None, kind="MC"):
-    return sources.record(name, split, "in_domain", kind, x, y)
+    return wordings.record(name, split, "in_domain", kind, x, y)
 
 
 def test_the_four_kinds_of_source():
     rng = random.Random(0)
-    made = [sources.sources(TARGET, "test", rng) for _ in range(60)]
+    made = [wordings.sources(TARGET, "test", rng) for _ in range(60)]
     assert {m["MC"] for m in made} == {"a red fox in the snow"}
     parts = ["oil painting", "highly detailed", "moody", "by candlelight", "8k"]
     for m in made:
@@ -30,24 +30,24 @@ def test_the_four_kinds_of_source():
 
 
 def test_wordings_differ_between_splits():
-    used = [set(sources.SENTENCES[s]) for s in sources.SENTENCES]
+    used = [set(wordings.SENTENCES[s]) for s in wordings.SENTENCES]
     assert sum(map(len, used)) == len(set().union(*used))
 
 
 @pytest.mark.parametrize("bare", ["a fox", "masterpiece, a fox, 8k", "a fox --ar 16:9"])
 def test_a_prompt_that_adds_nothing_teaches_nothing(bare):
-    assert sources.sources(bare, "sft", random.Random(0)) is None
-    assert sources.in_domain("sft", [(bare, None, None)], random.Random(0)) == []
+    assert wordings.sources(bare, "sft", random.Random(0)) is None
+    assert wordings.in_domain("sft", [(bare, None, None)], random.Random(0)) == []
 
 
 def test_records_say_where_they_belong():
-    four = sources.in_domain("ppo", [(TARGET, "fox", "red")], random.Random(0))
-    assert [r["kind"] for r in four] == list(sources.KINDS)
+    four = wordings.in_domain("ppo", [(TARGET, "fox", "red")], random.Random(0))
+    assert [r["kind"] for r in four] == list(wordings.KINDS)
     assert all(
         (r["id"], r["split"], r["set"], r["y"], r["subjects"], r["colour"]) == ("ppo-0", "ppo", "in_domain", TARGET, ["fox"], "red")
         for r in four
     )
-    assert all(r["subjects"] == [] for r in sources.in_domain("ppo", [(TARGET, None, None)], random.Random(0)))
+    assert all(r["subjects"] == [] for r in wordings.in_domain("ppo", [(TARGET, None, None)], random.Random(0)))
 
 
 def test_splits_are_separated_and_sft_loses_whole_targets():
@@ -64,7 +64,7 @@ def test_splits_are_separated_and_sft_loses_whole_targets():
     splits["sft"] += [row("s1", "sft", x, "a fox, oil painting") for x in "abcd"] + [
         row("s2", "sft", f"goat {x}", "a goat") for x in "wxyz"
     ]
-    out = sources.separate(splits)
+    out = wordings.separate(splits)
     assert list(out) == list(SPLITS)
     assert [r["id"] for r in out["test"]] == ["t0"]
     assert [(r["id"], r["kind"]) for r in out["ppo"]] == [("p0", "RMC"), ("p1", "MC")], "'the fox' is the test's 'A fox.'"
@@ -72,9 +72,9 @@ def test_splits_are_separated_and_sft_loses_whole_targets():
 
 
 def test_a_model_rephrases_and_a_target_without_a_good_answer_goes():
-    good = sources.in_domain("sft", [(TARGET, None, None)], random.Random(0))
+    good = wordings.in_domain("sft", [(TARGET, None, None)], random.Random(0))
     lost = [r | {"id": "sft-1"} for r in good]
-    label = [sources.record("l", "sft", "out_of_domain", "label", "goldfish", None)]
+    label = [wordings.record("l", "sft", "out_of_domain", "label", "goldfish", None)]
     asked = []
 
     def write(requests):
@@ -86,7 +86,7 @@ def test_a_model_rephrases_and_a_target_without_a_good_answer_goes():
             "A cat in the snow",
         ]
 
-    records, failed = sources.reword(good + lost + label, write)
+    records, failed = wordings.reword(good + lost + label, write)
     assert failed == 1 and {r["id"] for r in records} == {"sft-0", "l"}
     assert {r["kind"]: r["x"] for r in records} == {
         "MC": good[0]["x"], "MCM": good[1]["x"], "RMC": "In the snow, a fox that is red.", "RTP": "Paint a red fox by candlelight in the snow", "label": "goldfish",
@@ -96,8 +96,8 @@ def test_a_model_rephrases_and_a_target_without_a_good_answer_goes():
 
 @pytest.mark.parametrize("answer", ["", " \n", "a red fox in the snow " * 13, "a fox in the snow"])
 def test_empty_long_and_unfaithful_answers_are_no_sources(answer):
-    four = sources.in_domain("sft", [(TARGET, None, None)], random.Random(0))
-    assert sources.reword(four, lambda requests: [answer] * len(requests)) == ([], 1)
+    four = wordings.in_domain("sft", [(TARGET, None, None)], random.Random(0))
+    assert wordings.reword(four, lambda requests: [answer] * len(requests)) == ([], 1)
 
 
 @pytest.fixture(scope="module")
@@ -140,15 +140,15 @@ def test_an_instruct_model_answers_in_batches_as_one_by_one(chat_model, monkeypa
             ids = torch.cat([ids, chosen], 1)
         start = len(tokenizer.encode(f"<user> {text} <bot>", add_special_tokens=False))
         alone.append(tokenizer.decode(ids[0, start:], skip_special_tokens=True))
-    assert sources.instruct(folder, batch=3, new_tokens=6)(requests) == alone
+    assert wordings.instruct(folder, batch=3, new_tokens=6)(requests) == alone
     assert len(set(alone)) == len(requests), "each answers its own request"
 
 
 def test_a_model_that_cannot_be_had_is_named(tmp_path, chat_model):
     with pytest.raises(PromptlabError, match="'.*nowhere' cannot be loaded .*: then rules rephrase"):
-        sources.instruct(str(tmp_path / "nowhere"))
+        wordings.instruct(str(tmp_path / "nowhere"))
     _, model, tokenizer = chat_model
     model.save_pretrained(tmp_path), tokenizer.save_pretrained(tmp_path)
     (tmp_path / "chat_template.jinja").unlink()
     with pytest.raises(PromptlabError, match="has no chat template"):
-        sources.instruct(str(tmp_path))
+        wordings.instruct(str(tmp_path))
