@@ -37,7 +37,7 @@ COLLECTIONS = {
         Collection("Gustavosta/Stable-Diffusion-Prompts", "Prompt", "train", "none stated: for study, do not pass on", 10),
         # 14 million pictures lie beside this table of who typed what for the first two million.
         Collection("poloclub/diffusiondb", "prompt", "train", "CC0-1.0", 200, "metadata.parquet"),
-        Collection("phiyodr/coco2017", "captions", "validation", "captions CC-BY-4.0", 30),
+        Collection("phiyodr/coco2017", "captions", "train", "captions CC-BY-4.0", 30),
         Collection("nateraw/parti-prompts", "Prompt", "train", "Apache-2.0", 1),
     )
 }
@@ -54,6 +54,8 @@ FOREIGN = frozenset("el los las una un con del en por para que der das und mit e
 
 # Shares of 100, by main content, so that all targets of one content lie in one split; at most so many targets of each.
 SHARES = {"sft": 60, "ppo": 14, "validation": 6, "test": 14, "calibration": 6}
+# Targets of each split at most, each with four sources. The paper has 90,000 for SFT: 20,000 are what a T4 reads once in half an hour
+# (estimated); its 12,000 episodes of PPO need few prompts; 64 x 4 to test on are its 256.
 COUNTS = {"sft": 20_000, "ppo": 1000, "validation": 50, "test": 64}
 # Of every kind SFT never sees, and of prompts people typed. The paper tests on 256 of DiffusionDB and 256 of COCO.
 OTHERS = {"ppo": 500, "validation": 50, "test": 256}
@@ -186,7 +188,7 @@ def divide(texts, seed=0) -> dict[str, list[str]]:
 
 
 def build(prompts, others, writer=None, seed=0) -> tuple[dict[str, list[dict]], int]:
-    """Every split's records from engineered prompts, and how many sources `writer`, a language model, could not do.
+    """Every split's records from engineered prompts, and how many targets `writer`, a language model, could not rephrase.
 
     `others` maps a kind, such as "caption", to its set and texts: what SFT never sees, or sees in no pair. ImageNet's labels are
     always among them. `writer` as in `reword`; without one, rules rephrase. Raises `PromptlabError` where too few prompts are left.

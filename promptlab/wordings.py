@@ -73,7 +73,7 @@ def separate(splits) -> dict[str, list[dict]]:
 
 
 def reword(records, write: Callable[[list[str]], list[str]]) -> tuple[list[dict], int]:
-    """Let a language model rephrase the RMC and RTP sources; returns the records and how many sources it could not do.
+    """Let a language model rephrase the RMC and RTP sources; returns the records and how many targets it could not do.
 
     `write` answers a list of requests, such as `instruct(...)`. An answer that is empty, over 60 words, or has lost a word of
     the main content is no source of that target: the whole target goes, so that every target keeps four.

@@ -273,12 +273,6 @@ def test_the_token_is_found_and_never_printed(on_colab, monkeypatch, capsys, whe
     assert os.environ.get("HF_TOKEN") == (SECRET if where in ("environment", "secret") else None), "libraries look there"
 
 
-def test_the_doctor_finds_a_token_and_keeps_it_to_itself(tmp_path):
-    env = os.environ | {"HF_TOKEN": SECRET, "PROMPTLAB_HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-m", "promptlab", "doctor"], capture_output=True, text=True, timeout=600, env=env)
-    assert "hub token" in done.stdout and "found in HF_TOKEN" in done.stdout and SECRET not in done.stdout + done.stderr
-
-
 # --- libraries ------------------------------------------------------------------------------------------------------
 
 

@@ -34,7 +34,7 @@ def lay_out(folder):
     parquet(folder / "poloclub/diffusiondb/metadata.parquet", prompt=["a dog"], seed=[7], prompt_nsfw=[0.1])
     (folder / "poloclub/diffusiondb/diffusiondb.py").write_text("raise SystemExit('a loading script was run')")
     parquet(
-        folder / "phiyodr/coco2017/data/validation-00000-of-00001.parquet",
+        folder / "phiyodr/coco2017/data/train-00000-of-00001.parquet",
         captions=[["A cat on a mat.", "Cat."], ["A bus."]],
         image_id=[1, 2],
     )
@@ -261,7 +261,10 @@ def test_the_command_fetches_what_load_prompts_then_gives(collected, monkeypatch
     options = [f"--{kind}={files[kind]}" for kind in ("typed", "captions", "parti")]
     assert cli.main(["prompts", str(files["prompts"]), *options]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("Downloads about 0 MB") and f"{files['prompts']} (yours to know): 1500 of 1552 kept; filtered out: 50 by duplicates, 2 by length" in out
+    assert (
+        out.startswith("Downloads about 0 MB")
+        and f"{files['prompts']} (yours to know): 1500 of 1552 kept; filtered out: 50 by duplicates, 2 by length" in out
+    )
     assert f"sft {len(splits['sft'])}, ppo" in out and str(tmp_path) in out
     assert all(load_prompts(split) == splits[split] for split in SPLITS)
     manifest = json.loads((tmp_path / "sd" / "prompts" / "manifest.json").read_text())

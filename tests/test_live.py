@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from tiny_policy import tiny_policy
 
 from promptlab import live, ppo
-from promptlab.runtime import PromptlabError
+from promptlab.runtime import PromptlabError, interrupts
 
 FAST = ppo.Settings(prompts=4, samples=2, new_tokens=4, minibatch=8, epochs=1)
 POOL = ["a frog", "a red castle", "blue frog", "castle"]
@@ -143,6 +143,16 @@ def test_an_interrupt_is_a_stop(tmp_path, monkeypatch, threaded):
     assert len(run(tmp_path, 9, reward).wait()) in ((2, 3) if threaded else (2,))
     assert signal.getsignal(signal.SIGINT) == before, "handed back"
     assert (tmp_path / "ppo.ckpt").exists()
+
+
+def test_a_second_interrupt_breaks_off():
+    asked, before = [], signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), interrupts(lambda: asked.append(1)):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)  # Python takes notice
+            assert asked == [1]
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_a_second_run_stops_the_first_and_goes_on_where_it_stopped(tmp_path, clickable):

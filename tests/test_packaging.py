@@ -128,7 +128,13 @@ def test_the_wheel_works_on_a_colab_machine_without_a_checkout(tmp_path, wheel, 
     cell.write_text(links.setup_cell(""))
     path = os.pathsep.join(map(str, (fake_colab.install(tmp_path / "fake"), offline_folder)))
     env = {k: v for k, v in os.environ.items() if not k.startswith(("PROMPTLAB_", "PIP_"))} | {"HF_TOKEN": "hf_thisMustNeverBePrinted"}
-    env |= {"PYTHONPATH": path, "PIP_TARGET": str(site), "PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "MPLCONFIGDIR": str(tmp_path)}
+    env |= {
+        "PYTHONPATH": path,
+        "PIP_TARGET": str(site),
+        "PIP_NO_INDEX": "1",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "MPLCONFIGDIR": str(tmp_path),
+    }
 
     def run(*command, cwd, **more):
         done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=600, cwd=cwd, env=env | more)
@@ -144,5 +150,5 @@ def test_the_wheel_works_on_a_colab_machine_without_a_checkout(tmp_path, wheel, 
     out = run("-c", WORLD, cwd=elsewhere, **there)
     assert out.splitlines()[-1] == f"None {(site / 'promptlab' / '_data').resolve()}"
     doctor = run("-m", "promptlab", "doctor", cwd=elsewhere, **there)
-    assert "FAIL" not in doctor and str(site) in doctor
+    assert "FAIL" not in doctor and str(site) in doctor and "found in HF_TOKEN" in doctor
     assert not list(elsewhere.iterdir()), "nothing is written where it was started"
