@@ -337,10 +337,10 @@ def test_an_old_pytorch_stays_too_and_is_mentioned(pip, capsys):
 
 @pytest.mark.parametrize("name, loaded", [("pytest", True), ("a-package-nobody-loaded", False)])
 def test_it_restarts_only_where_a_loaded_library_was_replaced_and_says_so(pip, capsys, name, loaded, monkeypatch):
+    process = pip([f"{name}>=99"], {name: "8"}, {name: "99"})
     monkeypatch.setattr(
         colab.metadata, "packages_distributions", lambda: {"pytest": ["pytest"], "never_imported": ["a-package-nobody-loaded"]}
     )
-    process = pip([f"{name}>=99"], {name: "8"}, {name: "99"})
     colab.install_missing()
     assert ("restart" in process.commands) == loaded
     assert (
