@@ -270,7 +270,7 @@ def test_the_command_fetches_what_load_prompts_then_gives(collected, monkeypatch
     manifest = json.loads((tmp_path / "sd" / "prompts" / "manifest.json").read_text())
     assert manifest["records"] == {split: len(records) for split, records in splits.items()}
     assert cli.main(["prompts", str(files["prompts"]), "--typed=none", "--captions=none", "--parti=none", "--limit=900"]) == 0
-    assert "900 kept" not in capsys.readouterr().out and {r["kind"] for r in load_prompts("test")} == {*wordings.KINDS, "label"}
+    assert " of 900 kept" in capsys.readouterr().out and {r["kind"] for r in load_prompts("test")} == {*wordings.KINDS, "label"}
     assert cli.main(["prompts", str(tmp_path / "nowhere.csv")]) == 1
     assert "nowhere.csv" in capsys.readouterr().err and len(load_prompts("sft")) > 100, "what was there stays"
     monkeypatch.delenv("PROMPTLAB_PRESET")

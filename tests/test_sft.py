@@ -85,7 +85,7 @@ def test_it_learns_goes_on_after_a_stop_and_leaves_its_start_alone(tmp_path):
 
 
 def test_an_interrupt_is_taken_after_the_step_and_the_same_call_goes_on(tmp_path, monkeypatch, capsys):
-    policy = quiet(tiny_policy())
+    policy, before = quiet(tiny_policy()), signal.getsignal(signal.SIGINT)
     straight = finetune(policy, RECORDS, tmp_path / "a", epochs=2, lr=1e-2, batch=8)
     import trl
 
@@ -107,7 +107,7 @@ def test_an_interrupt_is_taken_after_the_step_and_the_same_call_goes_on(tmp_path
             finetune(policy, RECORDS, tmp_path / "b", epochs=2, lr=1e-2, batch=8)
     assert "Stopped after step 3 of 8. Run this again to go on from there." in capsys.readouterr().out
     assert (tmp_path / "b" / "checkpoint-3" / "model.safetensors").exists()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "handed back"
+    assert signal.getsignal(signal.SIGINT) is before, "handed back"
     again = finetune(policy, RECORDS, tmp_path / "b", epochs=2, lr=1e-2, batch=8)
     for a, b in zip(straight.model.state_dict().values(), again.model.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b)
