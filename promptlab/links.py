@@ -65,7 +65,7 @@ def head(text: str, source: str, path: Path, paths: list[Path], root: Path) -> s
     """A first cell whose **Colab**, **Previous** and **Next** are as they should be, at the end of the line where they stood, else of the cell."""
     at, here = paths.index(path), address(source, path, root)
     name = lambda p: f"[{p.stem}]({link(source, path, p, root)})" if p else "none"  # noqa: E731
-    colab = f"[![Open in Colab]({BADGE})]({here})" if here else "upload this file; the next cell asks for a wheel."
+    colab = f"[![Open in Colab]({BADGE})]({here})" if here else "upload this file."  # the setup cell says what else it needs
     before, after = paths[at - 1] if at else None, paths[at + 1] if at + 1 < len(paths) else None
     words = f"**Colab:** {colab} **Previous:** {name(before)}. **Next:** {name(after)}."
     lines, places = [], []
