@@ -1,4 +1,4 @@
-"""The command line: `python -m promptlab doctor` and `python -m promptlab run`."""
+"""The command line: `python -m promptlab doctor`, `run`, `prompts` and `links`."""
 
 import argparse
 import importlib
@@ -6,7 +6,7 @@ import os
 import sys
 from importlib import metadata
 
-from promptlab import config, notebooks, runtime, sources
+from promptlab import colab, config, notebooks, runtime, sources
 from promptlab.runtime import PromptlabError
 
 # Distributions whose import name is another.
@@ -20,9 +20,22 @@ def main(arguments=None) -> int:
     commands.add_parser("doctor", help="say what is installed, which hardware and preset are used, and what is broken")
     command = commands.add_parser("run", help="execute the notebooks without a browser")
     command.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="for example 00_tour, or a path to an .ipynb file; default: all")
+    command = commands.add_parser(
+        "prompts", help="fetch public collections of prompts for a Stable Diffusion preset (without it, our keyword tables serve)"
+    )
+    command.add_argument(
+        "collection", nargs="?", help="engineered prompts: a hub id, a folder or a file; default: Gustavosta/Stable-Diffusion-Prompts"
+    )
+    for kind in ("typed", "captions", "parti"):
+        command.add_argument(f"--{kind}", metavar="COLLECTION", help="likewise, to test on; 'none' leaves it out")
+    command.add_argument(
+        "--instruct", metavar="MODEL", help="an instruction-following language model that rephrases, by hub id or folder; default: rules"
+    )
+    command.add_argument("--limit", type=int, default=50_000, help="rows to read of each collection, chosen by chance; default: 50000")
+    commands.add_parser("links", help="write the setup cell, badges and links of pyproject.toml's repository into every notebook")
     chosen = parser.parse_args(arguments)
-    command = doctor if chosen.command == "doctor" else lambda: run(chosen.notebooks)
-    return runtime.exit_code(command, "\nStopped. What was made so far is kept.")
+    verbs = {"doctor": doctor, "run": lambda: run(chosen.notebooks), "prompts": lambda: prompts(chosen), "links": write_links}
+    return runtime.exit_code(verbs[chosen.command], "\nStopped. What was made so far is kept.")
 
 
 def run(names) -> int:
@@ -33,6 +46,35 @@ def run(names) -> int:
     return int(any(r["result"] != "ok" for r in records))
 
 
+def prompts(chosen):
+    """Fetch, filter and divide public collections, and say what was kept and where."""
+    from promptlab import corpora, wordings
+
+    if config.preset().judge:
+        raise PromptlabError(
+            f"The preset {config.preset().name} brings its own prompts. Set PROMPTLAB_PRESET to one that draws with Stable Diffusion."
+        )
+    given = {"prompts": chosen.collection, "typed": chosen.typed, "captions": chosen.captions, "parti": chosen.parti}
+    wanted = {kind: None if name == "none" else name for kind, name in given.items() if name}
+    defaults = dict(zip(given, corpora.COLLECTIONS, strict=True))
+    size = sum(corpora.COLLECTIONS[n].megabytes for n in (defaults | wanted).values() if n in corpora.COLLECTIONS)
+    print(f"Downloads about {size} MB the first time (estimated).", flush=True)
+    splits, manifest = corpora.fetch(**wanted, limit=chosen.limit, writer=wordings.instruct(chosen.instruct) if chosen.instruct else None)
+    folder = wordings.write(splits, manifest)
+    for name, c in manifest["collections"].items():
+        gone = ", ".join(f"{n} by {why}" for why, n in c["filtered out"].items()) or "none"
+        print(f"{name} ({c['licence']}): {c['kept']} of {c['read']} kept; filtered out: {gone}")
+    print(f"{', '.join(f'{s} {len(r)}' for s, r in splits.items())} records in {folder}")
+
+
+def write_links():
+    """Bring the notebooks in line with pyproject.toml and say which changed."""
+    from promptlab import links
+
+    changed = links.write()
+    print("\n".join(f"written: {path}" for path in changed) or "The notebooks already agree with pyproject.toml.")
+
+
 def doctor() -> int:
     """Check everything the course needs and print OK or FAIL per line; 1 where anything fails."""
     checks = [
@@ -41,6 +83,7 @@ def doctor() -> int:
         ("hardware", lambda: str(runtime.hardware())),
         ("preset", lambda: f"{config.preset().name} ({config.preset_reason()}): {config.preset().purpose}"),
         *((f"weights {part}", lambda part=part: weights(part)) for part in ("generator", "clip", "aesthetic", "judge")),
+        ("hub token", lambda: colab.find_token() or "none; the models of this course need none"),
         ("run folder", writable),
     ]
     return int(not all([check(name, what) for name, what in checks]))

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from promptlab.generator import load_generator
-from promptlab.runtime import PromptlabError, bar, data_dir, file_hash, home
+from promptlab.runtime import PromptlabError, bar, data_dir, file_hash, local_home
 
+TABLE = "create table if not exists pictures (key text primary key, embedding blob, facts text, thumbnail blob)"
 THUMBNAIL = 128  # pixels a side, the size at which widgets show pictures
 
 
@@ -23,7 +24,7 @@ class Gallery:
 
     def __init__(self, preset, clip, folder=None):
         self.preset, self.clip = preset, clip
-        self.path = Path(folder or home() / preset.name / "cache") / "pictures.sqlite"
+        self.path = Path(folder or local_home() / preset.name / "cache") / "pictures.sqlite"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.db = sqlite3.connect(self.path, timeout=60, check_same_thread=False)
@@ -31,7 +32,7 @@ class Gallery:
             raise PromptlabError(
                 f"{self.path} cannot be opened ({error}). Delete it, or let PROMPTLAB_HOME name another folder."
             ) from error
-        self._write("create table if not exists pictures (key text primary key, embedding blob, facts text, thumbnail blob)")
+        self._write(TABLE)
 
     def _write(self, statement, rows=((),)):
         """Run one statement for every row, all of them or none."""
@@ -68,7 +69,8 @@ class Gallery:
 
     def _look(self, prompts, seeds, progress, column):
         keys = [json.dumps([self.version, *self.generator.key(p, s)]) for p, s in zip(prompts, seeds, strict=True)]
-        missing = {k: (p, s) for k, p, s in zip(keys, prompts, seeds, strict=True) if self._recall(k, "1") is None}
+        # A row from another machine has no small picture (promptlab.keeping): it is drawn again where one is asked for.
+        missing = {k: (p, s) for k, p, s in zip(keys, prompts, seeds, strict=True) if self._recall(k, column) is None}
         todo, batch = list(missing.items()), self.generator.batch
         done = bar(total=len(todo), desc="drawing", disable=not (progress and todo))
         for i in range(0, len(todo), batch):

@@ -1,18 +1,17 @@
 """A PPO run to watch: its curves grow while it trains, and a button stops it."""
 
 import base64
-import contextlib
 import html
 import io
 import json
-import signal
-import sys
 import threading
 from functools import cached_property
 from pathlib import Path
 
 from promptlab import plots, ppo
+from promptlab.colab import on_colab
 from promptlab.policy import run_folder
+from promptlab.runtime import interrupts
 from promptlab.widgets import _View, live
 
 
@@ -42,12 +41,12 @@ class LiveRun(_View):
         self.history = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
         self.stopping, self.error, self._thread = False, None, None
         train = lambda quiet: ppo.train(policy, pool, reward, self.folder, updates, self.settings, self._watch, quiet=quiet)  # noqa: E731
-        if live() and "google.colab" not in sys.modules:  # there a thread cannot reach a widget
+        self._page = None
+        if live() and not on_colab():  # there a thread cannot reach a widget
             self._thread = threading.Thread(target=self._work, args=(train,), daemon=True)
             self._thread.start()
         else:
-            with self._interrupts():
-                self.history = train(False)
+            self._work_here(train)
 
     def _work(self, train):
         try:
@@ -55,6 +54,17 @@ class LiveRun(_View):
         except BaseException as error:  # a thread has nobody to raise to; `wait` does
             self.error = error
         self._refresh(False)
+
+    def _work_here(self, train):
+        if live():
+            from IPython.display import display
+
+            self._page = display(self._html(True), display_id=True)  # grows on the page, where a widget would not while its cell runs
+        with interrupts(self.stop):
+            self.history = train(self._page is not None)
+        if self._page:
+            self._page.update(self._html(False))
+            self._page = None
 
     def _watch(self, run, metrics):
         if self.prompts:
@@ -66,7 +76,8 @@ class LiveRun(_View):
     def stop(self):
         """Let the update in progress end, write a checkpoint, and return; the same call goes on from there."""
         self.stopping = True
-        self._refresh(self.running)
+        if self._page is None:  # else an interrupt brought us here, perhaps amid a message to the page
+            self._refresh(self.running)
 
     @property
     def running(self):
@@ -74,30 +85,12 @@ class LiveRun(_View):
 
     def wait(self) -> list[dict]:
         """The metrics, once the run has ended; an interrupt is a `stop`. Raises what went wrong in the run."""
-        with self._interrupts():
+        with interrupts(self.stop):
             while self.running:
                 self._thread.join(0.2)
         if self.error:
             raise self.error
         return self.history
-
-    @contextlib.contextmanager
-    def _interrupts(self):
-        """Take the first interrupt as a stop, so that no half-made update is lost; a second one breaks off."""
-
-        def on_interrupt(*_):
-            if self.stopping:
-                raise KeyboardInterrupt
-            self.stop()
-
-        if threading.current_thread() is not threading.main_thread():  # only there do interrupts arrive
-            yield
-            return
-        before = signal.signal(signal.SIGINT, on_interrupt)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
 
     @property
     def status(self):
@@ -122,18 +115,32 @@ class LiveRun(_View):
         return view
 
     def _refresh(self, running):
+        if self._page:
+            self._page.update(self._html(True))
         if "widget" not in self.__dict__:
             return
-        from matplotlib.figure import Figure
-
         self._line.value = f"<b>{html.escape(f'Stopped by an error: {self.error}' if self.error else self.status)}</b>"
         self._button.description = "stopping after this update" if running and self.stopping else "stop here" if running else "ended"
         self._button.disabled = self.stopping or not running
         if self.history:
-            buffer = io.BytesIO()  # a figure without pyplot, whose state the thread would share with the reader's cells
-            plots.curves(self.history, figure=Figure()).savefig(buffer, format="png")
-            data = base64.b64encode(buffer.getvalue()).decode()
-            self._curves.value = f'<img alt="{html.escape(self.status)}" style="max-width:100%" src="data:image/png;base64,{data}">'
+            self._curves.value = self._picture()
+
+    def _picture(self):
+        """The curves as an <img> that says in words what they show."""
+        from matplotlib.figure import Figure
+
+        buffer = io.BytesIO()  # a figure without pyplot, whose state the thread would share with the reader's cells
+        plots.curves(self.history, figure=Figure()).savefig(buffer, format="png")
+        data = base64.b64encode(buffer.getvalue()).decode()
+        return f'<img alt="{html.escape(self.status)}" style="max-width:100%" src="data:image/png;base64,{data}">'
+
+    def _html(self, training):
+        """What a reader sees while the run blocks its cell: where it is, how to stop it, the curves."""
+        from IPython.display import HTML
+
+        hint = " To stop after the update in progress: interrupt (Runtime menu). A checkpoint is kept." if training else ""
+        line = f"<b>{html.escape(self.status)}</b>{hint}"
+        return HTML(line + (self._picture() if self.history and training else ""))
 
     def figure(self):
         """The curves, where nobody can click."""

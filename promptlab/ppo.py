@@ -32,12 +32,12 @@ class Settings:
     prompts: int = _preset("prompts")  # different prompts in an update: more is a steadier gradient and slower
     samples: int = _preset("samples")  # rewrites of each prompt: they share its plain pictures
     compared: bool = True  # score each against the others of its prompt: steadier, but where all earn the same nothing is learnt
-    images: int = _preset("images")  # seeds, and so pictures, a reward is averaged over: another rewrite teaches more than a second look [2]
+    images: int = _preset("images")  # seeds, so pictures, a reward is averaged over: another rewrite teaches more than a second look [2]
     new_tokens: int = _preset("new_tokens")  # length limit of a rewrite [15 to 75, random]
     epochs: int = _preset("epochs")  # passes over a rollout: more squeezes it harder, and drifts farther from the policy that wrote it [4]
     minibatch: int = _preset("minibatch")  # rewrites per gradient step
     lr: float = _preset("lr")  # Adam's step size at the start [5e-5, for a model fifty times larger]
-    decay: int = _preset("decay")  # updates over which the step size falls to a tenth: late steps settle what early ones found; 0: never [0]
+    decay: int = _preset("decay")  # updates over which it falls to a tenth: late steps settle what early ones found; 0: never [0]
     clip: float = 0.2  # a probability may change by this share before its gradient stops [0.2]
     value_clip: float = _preset("value_clip")  # and a value by this much: about as far as our rewards spread [0.2]
     value_weight: float = 2.3  # of the value loss [2.3]

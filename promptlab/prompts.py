@@ -4,6 +4,7 @@ import json
 import re
 import unicodedata
 
+from promptlab.config import preset
 from promptlab.runtime import PromptlabError, data_dir
 
 
@@ -72,10 +73,14 @@ def split_prompt(text: str) -> tuple[str, list[str]]:
 
 
 def load_prompts(split) -> list[dict]:
-    """The records of one split of `data/prompts`: dicts with x, y, kind, set, subjects, colour.
+    """The records of one split: dicts with x, y, kind, set, subjects, colour; from `data/prompts` where the pocket world draws.
 
     Raises `PromptlabError` for an unknown split or a damaged file.
     """
+    if not preset().judge:  # only the pocket world has one; other generators draw more than its nouns
+        from promptlab import wordings
+
+        return wordings.load(split)
     path = data_dir() / "prompts" / f"{split}.jsonl"
     if not path.exists():
         raise PromptlabError(

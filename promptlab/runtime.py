@@ -7,7 +7,9 @@ import json
 import math
 import os
 import pickle
+import signal
 import sys
+import threading
 import traceback
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +34,11 @@ def home() -> Path:
     """
     root, here = checkout(), Path.cwd()
     return Path(os.environ.get("PROMPTLAB_HOME") or (root if root and root in here.parents else here) / "runs").resolve()
+
+
+def local_home() -> Path:
+    """`home()`, or a folder on Colab's own disk where that lies on Drive: many small writes are slow there, and SQLite gets damaged."""
+    return Path("/content/runs") if home().is_relative_to("/content/drive") else home()
 
 
 def data_dir() -> Path:
@@ -98,6 +105,27 @@ def bar(items=None, **kwargs):
     from tqdm.auto import tqdm
 
     return tqdm(items, dynamic_ncols=True, **kwargs)
+
+
+@contextmanager
+def interrupts(stop):
+    """Inside the block the first interrupt calls `stop()`, so that no half-made step is lost; a second one breaks off."""
+    pressed = []
+
+    def on_interrupt(*_):
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(True)
+        stop()
+
+    if threading.current_thread() is not threading.main_thread():  # only there do interrupts arrive
+        yield
+        return
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def exit_code(command, stopped: str) -> int:

@@ -3,9 +3,10 @@
 import json
 from pathlib import Path
 
+from promptlab.config import preset
 from promptlab.policy import MARK, Policy, log_probs, run_folder
 from promptlab.prompts import split_prompt
-from promptlab.runtime import enough_memory, write_jsonl
+from promptlab.runtime import enough_memory, interrupts, write_jsonl
 
 
 def as_pairs(records) -> list[dict]:
@@ -24,13 +25,15 @@ def finetune(policy: Policy, records, folder, epochs=None, lr=None, batch=None, 
     `epochs`, `lr` and `batch` are the preset's where none is given.
 
     Checkpoints go to `folder` after every epoch and the same call goes on from the last; returns the trained policy. About
-    twenty times it writes the loss to `metrics.jsonl` there, with `held_out` records their loss as `eval_loss` too.
+    twenty times it writes the loss to `metrics.jsonl` there, with `held_out` records their loss as `eval_loss` too. An interrupt
+    is taken after the step in progress: a checkpoint is written first, and a half-trained policy is never returned.
     """
     import copy
     import warnings
 
     from datasets import Dataset, disable_progress_bars
     from huggingface_hub import constants
+    from transformers import TrainerCallback
     from transformers.trainer_utils import get_last_checkpoint
     from trl import SFTConfig, SFTTrainer
 
@@ -55,9 +58,20 @@ def finetune(policy: Policy, records, folder, epochs=None, lr=None, batch=None, 
         eval_dataset=Dataset.from_list(as_pairs(held_out)) if held_out else None,
         processing_class=policy.tokenizer,
     )
-    with enough_memory(f"Give finetune() a smaller batch, such as batch={max(1, batch // 2)}."):
+    stopping = []
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            control.should_save |= bool(stopping)
+            control.should_training_stop |= bool(stopping)
+
+    trainer.add_callback(Stop())
+    with interrupts(lambda: stopping.append(True)), enough_memory(f"Give finetune() a smaller batch, such as batch={max(1, batch // 2)}."):
         trainer.train(resume_from_checkpoint=get_last_checkpoint(folder))
     write_jsonl(folder / "metrics.jsonl", trainer.state.log_history)
+    if stopping:  # the next lines of a cell must not take it for a trained policy
+        print(f"Stopped after step {trainer.state.global_step} of {trainer.state.max_steps}. Run this again to go on from there.")
+        raise KeyboardInterrupt
     return Policy(trainer.model, policy.tokenizer)
 
 

@@ -20,6 +20,8 @@ LOCAL = (None, "", b"", "localhost", "127.0.0.1", "::1", "0.0.0.0", "::", socket
 
 
 def refuse(host):
+    if str(host).endswith(".localhost"):  # a name of this machine by definition (RFC 6761), so nothing was tried
+        raise OSError(f"nobody is called {host!r}")
     if host not in LOCAL and not str(host).startswith("127."):
         with ATTEMPTS.open("a") as f:
             f.write(f"{os.getpid()} {host!r}\\n")

@@ -134,6 +134,16 @@ def test_pictures_drawn_before_new_weights_are_not_recalled(gallery, tiny_world,
     assert seen(gallery) == 3, "and the old ones are still known"
 
 
+def test_a_row_from_another_machine_is_drawn_again_only_for_its_small_picture(tmp_path):
+    gallery = fake_gallery(tmp_path)
+    before, looks = gallery.thumbnails(PROMPTS, SEEDS), gallery.embeddings(PROMPTS, SEEDS)
+    gallery._write("update pictures set thumbnail = null")  # as promptlab.keeping restores it
+    drawn = len(gallery.generator.calls)
+    assert np.array_equal(gallery.embeddings(PROMPTS, SEEDS), looks) and len(gallery.generator.calls) == drawn
+    assert gallery.thumbnails(PROMPTS, SEEDS) == before and len(gallery.generator.calls) == drawn + 1
+    assert gallery.thumbnails(PROMPTS, SEEDS) == before and len(gallery.generator.calls) == drawn + 1, "and then kept"
+
+
 def test_an_empty_prompt_is_refused_before_anything_is_drawn(gallery):
     with pytest.raises(PromptlabError, match="''"):
         gallery.embeddings(["a frog", ""], [1, 2])

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from tiny_policy import tiny_policy
 
 from promptlab import live, ppo
-from promptlab.runtime import PromptlabError
+from promptlab.runtime import PromptlabError, interrupts
 
 FAST = ppo.Settings(prompts=4, samples=2, new_tokens=4, minibatch=8, epochs=1)
 POOL = ["a frog", "a red castle", "blue frog", "castle"]
@@ -62,9 +63,47 @@ def test_a_thread_learns_what_the_foreground_learns(tmp_path, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(one.model.parameters(), two.model.parameters(), strict=True))
 
 
-def test_on_colab_it_runs_in_the_foreground(tmp_path, clickable, monkeypatch):
-    monkeypatch.setitem(live.sys.modules, "google.colab", object())
-    assert run(tmp_path)._thread is None
+@pytest.fixture
+def page(monkeypatch, clickable):
+    """A Colab page: what was put on it, and every later state of it."""
+    import IPython.display
+
+    states = []
+
+    class Handle:
+        def update(self, shown):
+            states.append(shown.data)
+
+    def display(shown, display_id):
+        assert display_id is True
+        states.append(shown.data)
+        return Handle()
+
+    monkeypatch.setitem(sys.modules, "google.colab", object())
+    monkeypatch.setattr(IPython.display, "display", display)
+    return states
+
+
+def test_on_colab_it_runs_in_the_foreground_and_one_display_grows(tmp_path, page, capfd):
+    r = run(tmp_path)
+    assert r._thread is None and len(r.history) == 3 and len(page) == 5
+    assert "first update is on its way" in page[0] and "interrupt (Runtime menu)" in page[0] and "<img" not in page[0]
+    assert all(f"<b>{n} of 3 updates" in page[n] and "data:image/png" in page[n] and "A checkpoint is kept" in page[n] for n in (1, 2, 3))
+    assert page[4].startswith("<b>3 of 3 updates") and "<img" not in page[4] and "interrupt" not in page[4], (
+        "the run itself shows its curves"
+    )
+    assert "ppo" not in capfd.readouterr().err, "no bar beside it"
+
+
+def test_on_colab_an_interrupt_writes_a_checkpoint_and_returns(tmp_path, page):
+    def reward(plain, written, seeds):
+        if len(page) == 2:  # the second update
+            os.kill(os.getpid(), signal.SIGINT)
+        return vivid(plain, written, seeds)
+
+    assert len(run(tmp_path, 9, reward).history) == 2 and (tmp_path / "ppo.ckpt").exists()
+    assert "<b>2 of 9 updates" in page[-1]
+    assert len(run(tmp_path, 3).history) == 3, "the same call goes on"
 
 
 @pytest.mark.parametrize("press", [lambda r: r._button.click(), lambda r: r.stop()], ids=["button", "method"])
@@ -104,6 +143,16 @@ def test_an_interrupt_is_a_stop(tmp_path, monkeypatch, threaded):
     assert len(run(tmp_path, 9, reward).wait()) in ((2, 3) if threaded else (2,))
     assert signal.getsignal(signal.SIGINT) == before, "handed back"
     assert (tmp_path / "ppo.ckpt").exists()
+
+
+def test_a_second_interrupt_breaks_off():
+    asked, before = [], signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), interrupts(lambda: asked.append(1)):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)  # Python takes notice
+            assert asked == [1]
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_a_second_run_stops_the_first_and_goes_on_where_it_stopped(tmp_path, clickable):

@@ -5,7 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from promptlab import notebooks
+from promptlab import links, notebooks
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 COURSE = sorted(FOLDER.rglob("[0-9]*.ipynb"), key=lambda path: path.name)
@@ -37,7 +37,10 @@ def test_notebook_is_valid_and_stripped(path):
 def test_notebook_opens_with_a_title_and_the_setup_cell(path):
     first, second = read(path).cells[:2]
     assert first.cell_type == "markdown" and first.source.startswith("# ")
-    assert second.cell_type == "code" and second.source == notebooks.SETUP_CELL, f"the second cell should be:\n{notebooks.SETUP_CELL}"
+    setup = links.setup_cell(links.repository())
+    assert second.cell_type == "code" and second.source == setup, (
+        f"the second cell should be as `python -m promptlab links` writes it:\n{setup}"
+    )
 
 
 @pytest.fixture(scope="session")

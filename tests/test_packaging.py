@@ -1,6 +1,7 @@
 """The package as others get it: light to import, bounded dependencies, weights inside the wheel."""
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from promptlab.notebooks import SETUP_CELL
+from promptlab import links
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"
@@ -61,13 +62,20 @@ def test_environment_file_says_what_each_line_is_for():
 
 
 def test_setup_cell_installs_from_the_repository_of_pyproject(settings):
-    assert f'REPOSITORY = "{settings["tool"]["promptlab"]["repository"]}"' in SETUP_CELL
+    source = settings["tool"]["promptlab"]["repository"]
+    assert links.repository() == source and f'REPOSITORY = "{source}"' in links.setup_cell(source)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dist")
+    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder], cwd=ROOT, check=True, timeout=100)
+    (file,) = folder.glob("*.whl")
+    return file
 
 
 @pytest.mark.weights
-def test_wheel_brings_its_data(tmp_path):
-    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path / "dist"], cwd=ROOT, check=True, timeout=100)
-    (wheel,) = (tmp_path / "dist").glob("*.whl")
+def test_wheel_brings_its_data(tmp_path, wheel):
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     code = "import promptlab.runtime as r; print(r.checkout(), r.data_dir(), sep='\\n')"
     found = python(code, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path / "site")}).splitlines()
@@ -75,3 +83,72 @@ def test_wheel_brings_its_data(tmp_path):
     assert found == ["None", str(packaged.resolve())]
     ours = {p.relative_to(DATA) for p in DATA.rglob("*") if p.is_file() and not p.name.endswith(".partial")}
     assert ours and {p.relative_to(packaged) for p in packaged.rglob("*") if p.is_file()} == ours
+
+
+# What a notebook's second cell does on Colab, in an IPython without this checkout: `site` is where pip puts the wheel.
+FIRST_CELL = """
+import sys
+from pathlib import Path
+site, cell = sys.argv[1], Path(sys.argv[2]).read_text()
+sys.path[:] = [site, *(p for p in sys.path if not (Path(p) / "promptlab").is_dir())]
+import google.colab
+from IPython.core.interactiveshell import InteractiveShell
+import importlib.util
+assert importlib.util.find_spec("promptlab") is None, "not installed yet"
+shell = InteractiveShell.instance()
+for _ in range(2):  # the second time it has nothing to install
+    assert shell.run_cell(cell).success
+assert Path(sys.modules["promptlab"].__file__).is_relative_to(site)
+"""
+WORLD = """
+from pathlib import Path
+from promptlab import config, runtime
+from promptlab.evaluation import load_results
+from promptlab.policy import stage_policy
+from promptlab.prompts import load_prompts
+from promptlab.rewards import Scorer
+scorer = Scorer(config.preset())
+images = scorer.gallery.generator.generate(["a frog"], [1], steps=1)
+assert images.shape == (1, 128, 128, 3) and len(load_prompts("sft")) == 6000 and load_results()
+assert stage_policy("ppo").rewrite(["a frog"]) and scorer.gallery.judge and len(scorer.texts(["a frog"])) == 1
+print(runtime.checkout(), runtime.data_dir())
+"""
+
+
+@pytest.mark.weights
+@pytest.mark.timeout(900)
+def test_the_wheel_works_on_a_colab_machine_without_a_checkout(tmp_path, wheel, offline_folder):
+    import fake_colab
+
+    site, upload, elsewhere = tmp_path / "site", tmp_path / "content", tmp_path / "elsewhere"
+    for folder in (site, upload, elsewhere):
+        folder.mkdir()
+    shutil.copy(wheel, upload)
+    cell = tmp_path / "cell.py"
+    cell.write_text(links.setup_cell(""))
+    path = os.pathsep.join(map(str, (fake_colab.install(tmp_path / "fake"), offline_folder)))
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("PROMPTLAB_", "PIP_"))} | {"HF_TOKEN": "hf_thisMustNeverBePrinted"}
+    env |= {
+        "PYTHONPATH": path,
+        "PIP_TARGET": str(site),
+        "PIP_NO_INDEX": "1",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "MPLCONFIGDIR": str(tmp_path),
+    }
+
+    def run(*command, cwd, **more):
+        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=600, cwd=cwd, env=env | more)
+        assert done.returncode == 0 and env["HF_TOKEN"] not in done.stdout + done.stderr, done.stdout + done.stderr
+        return done.stdout
+
+    out = run("-c", FIRST_CELL, str(site), str(cell), cwd=upload)
+    assert "Preset pocket" in out and "your earlier run is on another machine" in out and "found in HF_TOKEN" in out
+    assert not list(site.glob("torch*")) and not list(site.glob("numpy*")), "PyTorch and NumPy stay as they are"
+
+    elsewhere.chmod(0o555)
+    there = {"PYTHONPATH": os.pathsep.join([str(site), path]), "PROMPTLAB_HOME": str(tmp_path / "home")}
+    out = run("-c", WORLD, cwd=elsewhere, **there)
+    assert out.splitlines()[-1] == f"None {(site / 'promptlab' / '_data').resolve()}"
+    doctor = run("-m", "promptlab", "doctor", cwd=elsewhere, **there)
+    assert "FAIL" not in doctor and str(site) in doctor and "found in HF_TOKEN" in doctor
+    assert not list(elsewhere.iterdir()), "nothing is written where it was started"

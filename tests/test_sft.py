@@ -1,5 +1,8 @@
 """SFT: the pairs TRL trains on, where the loss falls, and that it learns and goes on after a stop."""
 
+import os
+import signal
+
 import pytest
 import torch
 from tiny_policy import tiny_policy
@@ -77,6 +80,35 @@ def test_it_learns_goes_on_after_a_stop_and_leaves_its_start_alone(tmp_path):
         with pytest.raises(Stop):
             finetune(policy, RECORDS, tmp_path / "b", epochs=4, lr=1e-2, batch=8)
     again = finetune(policy, RECORDS, tmp_path / "b", epochs=4, lr=1e-2, batch=8)
+    for a, b in zip(straight.model.state_dict().values(), again.model.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_an_interrupt_is_taken_after_the_step_and_the_same_call_goes_on(tmp_path, monkeypatch, capsys):
+    policy, before = quiet(tiny_policy()), signal.getsignal(signal.SIGINT)
+    straight = finetune(policy, RECORDS, tmp_path / "a", epochs=2, lr=1e-2, batch=8)
+    import trl
+
+    def interrupted(**kwargs):
+        trainer, plain = trl_trainer(**kwargs), trl_trainer.training_step
+
+        def step(self, *args, **more):
+            if self.state.global_step == 2:
+                os.kill(os.getpid(), signal.SIGINT)  # amid the third step
+            return plain(self, *args, **more)
+
+        trainer.training_step = step.__get__(trainer)
+        return trainer
+
+    trl_trainer = trl.SFTTrainer
+    with monkeypatch.context() as patch:
+        patch.setattr(trl, "SFTTrainer", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(policy, RECORDS, tmp_path / "b", epochs=2, lr=1e-2, batch=8)
+    assert "Stopped after step 3 of 8. Run this again to go on from there." in capsys.readouterr().out
+    assert (tmp_path / "b" / "checkpoint-3" / "model.safetensors").exists()
+    assert signal.getsignal(signal.SIGINT) is before, "handed back"
+    again = finetune(policy, RECORDS, tmp_path / "b", epochs=2, lr=1e-2, batch=8)
     for a, b in zip(straight.model.state_dict().values(), again.model.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b)
 
