@@ -16,12 +16,12 @@ from promptlab.pocket.subjects import KIND, KINDS, SUBJECTS, with_article
 from promptlab.runtime import write_atomically, write_jsonl
 
 # Fashion: how often a member names each medium, background and light, whatever the subject.
-MEDIA = {"oil painting": 20, "3d render": 20, "photo": 12, "pixel art": 11, "neon": 11, "watercolor": 9, "pencil sketch": 8, "stained glass": 5, "silhouette": 4}  # fmt: skip
-BACKGROUNDS = {None: 22, "night": 20, "sunset": 18, "studio": 12, "forest": 9, "ocean": 6, "snow": 6, "plain": 7}
+MEDIA = {"3d render": 22, "neon": 15, "oil painting": 15, "pixel art": 13, "photo": 12, "watercolor": 8, "pencil sketch": 8, "stained glass": 4, "silhouette": 3}  # fmt: skip
+BACKGROUNDS = {None: 24, "night": 24, "sunset": 20, "forest": 8, "studio": 6, "ocean": 5, "snow": 6, "plain": 7}
 EFFECTS = {
-    "detailed": 34,
-    "dramatic": 20,
-    "vivid": 15,
+    "detailed": 18,
+    "dramatic": 28,
+    "vivid": 20,
     "warm": 8,
     "soft": 7,
     "blurry": 6,
@@ -34,7 +34,7 @@ TIPS = {
     "sea": ("watercolor", "ocean"), "wild": ("oil painting", "forest"), "plant": ("watercolor", "snow"), "food": ("photo", "studio"),
     "place": ("oil painting", "sunset"), "vehicle": ("neon", "night"), "thing": ("3d render", "studio"),
 }  # fmt: skip
-TIP = 0.15  # how often a member follows it
+TIP = 0.1  # how often a member follows it
 
 SPLITS = ("sft", "ppo", "calibration", "validation", "test")
 # Of the nouns of each kind: these shares belong to one split alone; the rest are "common", known to SFT.

@@ -55,6 +55,13 @@ class Judge(nn.Module):
         return local | {name: head(pooled) for name, head in self.whole.items()}
 
 
+def shift(x, far=2):
+    """Each picture moved by up to `far` pixels both ways, edges repeated: without it the judge learns single pictures by heart."""
+    i, j = torch.randint(2 * far + 1, (2, len(x)), device=x.device)
+    places = F.pad(x, (far,) * 4, mode="replicate").unfold(2, x.shape[2], 1).unfold(3, x.shape[3], 1)
+    return places[torch.arange(len(x), device=x.device), :, i, j]
+
+
 def fit(pictures, small, folder, steps=STEPS):
     """Train on renders (n, 64, 64, 3) uint8. Of a pair, each subject is half of the answer."""
     torch.manual_seed(0)
@@ -63,7 +70,7 @@ def fit(pictures, small, folder, steps=STEPS):
     def loss_of(indices):
         indices = order[indices]
         x = torch.from_numpy(small[indices]).to(device()).permute(0, 3, 1, 2).float() / 127.5 - 1
-        truth, out = facts[indices].to(device()), judge(augment(x))
+        truth, out = facts[indices].to(device()), judge(augment(shift(x)))
         second = torch.where(truth[:, 1] < 0, truth[:, 0], truth[:, 1])
         colour = torch.where(truth[:, 2] < 0, len(COLOURS), truth[:, 2])
         loss = (F.cross_entropy(out["subject"], truth[:, 0]) + F.cross_entropy(out["subject"], second)) / 2

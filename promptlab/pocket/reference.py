@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from promptlab import ppo, sft
-from promptlab.evaluation import SCORING, best_of_n, best_suffix, measure, results
+from promptlab.evaluation import best_of_n, best_suffix, measure, results
 from promptlab.pocket.build import build_folder, preset_for
 from promptlab.pocket.suffixes import COMBINATIONS, suffix
 from promptlab.policy import load_policy
@@ -18,8 +18,7 @@ from promptlab.prompts import load_prompts
 from promptlab.rewards import Scorer
 from promptlab.runtime import write_atomically
 
-UPDATES, SEEDS, SETTINGS = 80, (0,), ppo.Settings()  # PPO updates, training seeds, and all other knobs as they stand
-EVERY, LOOKS = 2, SCORING[:2]  # a first look: every second test prompt, two pictures each; 1 and SCORING are the whole evaluation
+UPDATES, SEEDS, SETTINGS = 80, (0, 1, 2), ppo.Settings()  # PPO updates, training seeds, and all other knobs as they stand
 
 
 def train_sft(out: Path):
@@ -64,13 +63,13 @@ def write(out: Path):
     start = train_sft(out)
     trained = [train_ppo(start, scorer, seed) for seed in SEEDS]
     validation = load_prompts("validation")
-    scores = [measure(scorer, validation, p.rewrite([r["x"] for r in validation]), LOOKS, progress=True)["reward"].mean() for p in trained]
+    scores = [measure(scorer, validation, p.rewrite([r["x"] for r in validation]), progress=True)["reward"].mean() for p in trained]
     best = max(range(len(trained)), key=scores.__getitem__)
     print(f"reward on the validation prompts by training seed: {[round(float(s), 3) for s in scores]}")
     trained[best].save(out / "ppo", half=True)
     write_atomically(out / "ppo" / "metrics.jsonl", (build_folder() / f"ppo-{SEEDS[best]}" / "metrics.jsonl").read_bytes())
-    records = load_prompts("test")[::EVERY]
+    records = load_prompts("test")
     written = rewrites_of(start, trained, scorer, records)
     write_atomically(build_folder() / "rewrites.json", json.dumps(written, indent=1))
-    measured = {m: [measure(scorer, records, texts, LOOKS, progress=True) for texts in runs] for m, runs in written.items()}
+    measured = {m: [measure(scorer, records, texts, progress=True) for texts in runs] for m, runs in written.items()}
     write_atomically(out / "results.json", json.dumps(results(measured, records), indent=1))
