@@ -104,6 +104,16 @@ def test_the_judge_learns_a_colour(tmp_path, monkeypatch):
         )
 
 
+def test_a_shifted_picture_is_the_picture_moved_edges_repeated():
+    torch.manual_seed(0)
+    x = torch.rand(64, 3, 8, 8)
+    moved, wide = module.shift(x, far=2), torch.nn.functional.pad(x, (2, 2, 2, 2), mode="replicate")
+    places = {}
+    for i, picture in enumerate(moved):
+        (places[i],) = [(a, b) for a in range(5) for b in range(5) if torch.equal(picture, wide[i, :, a : a + 8, b : b + 8])]
+    assert {a for a, _ in places.values()} == {b for _, b in places.values()} == set(range(5)), "every distance occurs, both ways"
+
+
 # --- the arithmetic of the model card -------------------------------------------------------------------------------
 
 

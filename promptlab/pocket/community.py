@@ -29,7 +29,7 @@ EFFECTS = {
     "black and white": 4,
     "overexposed": 2,
 }
-# What a sizeable minority has learned about its subjects: the rest follows fashion.
+# What a few have learned about their subjects: the rest follows fashion.
 TIPS = {
     "sea": ("watercolor", "ocean"), "wild": ("oil painting", "forest"), "plant": ("watercolor", "snow"), "food": ("photo", "studio"),
     "place": ("oil painting", "sunset"), "vehicle": ("neon", "night"), "thing": ("3d render", "studio"),

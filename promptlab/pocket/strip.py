@@ -8,8 +8,8 @@ from promptlab.prompts import load_prompts
 from promptlab.runtime import PromptlabError
 
 SEED = 500_001  # the first of the seeds that only score
-# Test prompts: a noun SFT never saw, a wording and a kind of sentence it never saw. The fourth is the failure.
-FEATURED = ("a pizza", "a ufo for my daughter", "an otter is waiting on the left of the road")
+# Test prompts: bare words, a wording SFT never saw, a label with a noun it never saw. The fourth is the failure.
+FEATURED = ("a frog", "i am looking for a flamingo", "pink bus")
 
 
 def failure(scorer, policy, every=8):
