@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from promptlab.keywords import PLAIN, imagenet_labels, label_split
-from promptlab.pocket.community import SPLITS, distinct, normalised, share
+from promptlab.pocket.community import SPLITS, distinct, normalised, part_of, record
 from promptlab.prompts import SWITCH, clean_prompt, split_prompt
 from promptlab.runtime import PromptlabError
-from promptlab.wordings import in_domain, record, reword, separate
+from promptlab.wordings import in_domain, reword, separate
 
 
 @dataclass(frozen=True)
@@ -167,12 +167,7 @@ def looks_english(text) -> bool:
 
 def split_of(text) -> str:
     """The split a text's main content belongs to, the same on every machine and in whatever company."""
-    low, at = 0, share("collection", normalised(split_prompt(text)[0]))
-    for split, part in SHARES.items():
-        low += part
-        if at < low:
-            return split
-    raise AssertionError("shares add up to 100")
+    return part_of(SHARES, "collection", normalised(split_prompt(text)[0]))
 
 
 def divide(texts, seed=0) -> dict[str, list[str]]:

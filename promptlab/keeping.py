@@ -39,12 +39,17 @@ def worth_keeping() -> list[Path]:
     return [f.relative_to(root) for f in small + weights]
 
 
+def cache_file() -> Path:
+    """Where this machine keeps what is known of every picture."""
+    return local_home() / preset().name / "cache" / "pictures.sqlite"
+
+
 def archive_embeddings(file: Path) -> bool:
     """Write the embeddings and facts of every known picture into one SQLite file, without the small pictures, nine tenths of the cache.
 
     Returns False where nothing has been drawn yet.
     """
-    cache = local_home() / preset().name / "cache" / "pictures.sqlite"
+    cache = cache_file()
     if not cache.exists():
         return False
     with closing(sqlite3.connect(file)) as made:
@@ -57,7 +62,7 @@ def archive_embeddings(file: Path) -> bool:
 
 def restore_embeddings(file: Path):
     """Add an archive's rows to the cache of this machine; what is known here stays."""
-    cache = local_home() / preset().name / "cache" / "pictures.sqlite"
+    cache = cache_file()
     cache.parent.mkdir(parents=True, exist_ok=True)
     try:
         with closing(sqlite3.connect(cache, timeout=60)) as db, db:

@@ -6,11 +6,10 @@ captions, which the text encoder has read: "color", "gray".
 """
 
 import random
-import zlib
 from functools import cache
 
-from promptlab.pocket.community import CAPTIONS, distinct, normalised, pick, share
-from promptlab.wordings import in_domain, record, separate
+from promptlab.pocket.community import CAPTIONS, deal, distinct, normalised, part_of, pick, record, share
+from promptlab.wordings import in_domain, separate
 
 # Kind of thing: nouns; adjectives that suit them; where they are. "|" parts entries.
 TABLES = {
@@ -112,21 +111,14 @@ NOUNS = {kind: entries(nouns) for kind, (nouns, _, _) in TABLES.items()}
 
 def groups() -> dict[str, list[tuple[str, str]]]:
     """The (kind, noun)s that belong to one split alone, and those that are common: every kind is divided in the same proportions."""
-    out = {name: [] for name in (*ALONE, "common")}
-    for kind, nouns in NOUNS.items():
-        left = sorted(nouns, key=lambda n: zlib.crc32(f"sd group|{n}".encode()))
-        for name, part in ALONE.items():
-            cut = max(1, round(part * len(nouns)))
-            out[name], left = out[name] + [(kind, n) for n in left[:cut]], left[cut:]
-        out["common"] += [(kind, n) for n in left]
-    return out
+    dealt = {kind: deal(nouns, ALONE, "sd group") for kind, nouns in NOUNS.items()}
+    return {name: [(kind, noun) for kind, hand in dealt.items() for noun in hand[name]] for name in (*ALONE, "common")}
 
 
 def contents(split) -> list[tuple[str, str, str | None]]:
     """The (kind, noun, adjective)s of a split among common nouns; without an adjective it is None."""
-    low = sum(part for name, part in list(COMMON.items())[: list(COMMON).index(split)])
     claims = [(k, n, a) for k, n in groups()["common"] for a in (None, *entries(TABLES[k][1]))]
-    return [c for c in claims if low <= share("sd content", c[1], c[2]) < low + COMMON[split]]
+    return [c for c in claims if part_of(COMMON, "sd content", c[1], c[2]) == split]
 
 
 def phrase(noun, adjective=None, scene=None) -> str:

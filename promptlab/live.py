@@ -3,7 +3,6 @@
 import base64
 import html
 import io
-import json
 import threading
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from promptlab import plots, ppo
 from promptlab.colab import on_colab
 from promptlab.policy import run_folder
-from promptlab.runtime import interrupts
+from promptlab.runtime import interrupts, read_jsonl
 from promptlab.widgets import _View, live
 
 
@@ -38,7 +37,7 @@ class LiveRun(_View):
         self.policy, self.settings, self.updates, self.prompts = policy, settings or ppo.Settings(), updates, list(prompts)
         self.folder = Path(folder or own_folder(policy, self.settings))
         log = self.folder / "metrics.jsonl"
-        self.history = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        self.history = read_jsonl(log) if log.exists() else []
         self.stopping, self.error, self._thread = False, None, None
         train = lambda quiet: ppo.train(policy, pool, reward, self.folder, updates, self.settings, self._watch, quiet=quiet)  # noqa: E731
         self._page = None

@@ -5,7 +5,6 @@ al. 2019 (KL to a frozen reference, adaptive coefficient), Hao et al. 2022, sect
 """
 
 import copy
-import json
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import nn
 from promptlab.config import preset
 from promptlab.policy import Policy, Rewrites, inputs, log_probs
 from promptlab.rewards import check_scores, mean_per_pair, promptist_reward
-from promptlab.runtime import PromptlabError, bar, device, enough_memory, load_checkpoint, save_checkpoint, write_jsonl
+from promptlab.runtime import PromptlabError, bar, device, enough_memory, load_checkpoint, read_jsonl, save_checkpoint, write_jsonl
 from promptlab.sheets import ContactSheet
 
 
@@ -272,7 +271,7 @@ def train(policy, pool, reward, folder, updates, settings=None, watch=None, ever
     checkpoint, log = folder / "ppo.ckpt", folder / "metrics.jsonl"
     if checkpoint.exists():
         ppo.load(checkpoint)
-    history = [json.loads(line) for line in log.read_text().splitlines()][: ppo.done] if ppo.done and log.exists() else []
+    history = read_jsonl(log)[: ppo.done] if ppo.done and log.exists() else []
     progress = bar(total=updates, initial=ppo.done, desc="ppo", disable=quiet)
     try:
         while ppo.done < updates:

@@ -1,11 +1,10 @@
 """Words a person typed: cleaned, checked, compared."""
 
-import json
 import re
 import unicodedata
 
 from promptlab.config import preset
-from promptlab.runtime import PromptlabError, data_dir
+from promptlab.runtime import PromptlabError, data_dir, read_jsonl
 
 
 def clean_prompt(text: str) -> str:
@@ -87,6 +86,6 @@ def load_prompts(split) -> list[dict]:
             f"{path} is missing. The splits are sft, ppo, calibration, validation and test; `git checkout -- data/prompts` restores them."
         )
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return read_jsonl(path)
     except ValueError as error:
         raise PromptlabError(f"{path} is damaged ({error}). `git checkout -- data/prompts` restores it.") from error

@@ -189,6 +189,11 @@ def write_atomically(path, content: str | bytes):
         raise PromptlabError(f"Could not write {path} ({error}). Free some space, or let PROMPTLAB_HOME name another folder.") from error
 
 
+def read_jsonl(path) -> list:
+    """The rows of a file that `write_jsonl` wrote. Raises `OSError` where it cannot be read, `ValueError` where it is damaged."""
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
 def write_jsonl(path, rows):
     """Write one JSON value per line, as `write_atomically` writes."""
     write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))

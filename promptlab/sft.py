@@ -1,12 +1,11 @@
 """Supervised fine-tuning: the policy learns to write what the community writes (Hao et al. 2022, section 2.2)."""
 
-import json
 from pathlib import Path
 
 from promptlab.config import preset
 from promptlab.policy import MARK, Policy, log_probs, run_folder
 from promptlab.prompts import split_prompt
-from promptlab.runtime import enough_memory, interrupts, write_jsonl
+from promptlab.runtime import enough_memory, interrupts, read_jsonl, write_jsonl
 
 
 def as_pairs(records) -> list[dict]:
@@ -77,7 +76,7 @@ def finetune(policy: Policy, records, folder, epochs=None, lr=None, batch=None, 
 
 def losses(folder) -> dict[str, list]:
     """The curves of a training that `finetune` kept in `folder`: (step, loss) in a list each, "training" and "held out"."""
-    log = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    log = read_jsonl(Path(folder) / "metrics.jsonl")
     # By step, as a training that was taken up again has measured one of them twice.
     points = lambda key: sorted({e["step"]: e[key] for e in log if key in e}.items())  # noqa: E731
     return {"training": points("loss"), "held out": points("eval_loss")}

@@ -10,9 +10,9 @@ from functools import cache
 from pathlib import Path
 
 from promptlab.config import preset
-from promptlab.pocket.community import REPHRASED, SPLITS, normalised
+from promptlab.pocket.community import REPHRASED, SPLITS, normalised, record
 from promptlab.prompts import PRAISE, SWITCH, split_prompt
-from promptlab.runtime import PromptlabError, home, write_atomically, write_jsonl
+from promptlab.runtime import PromptlabError, home, read_jsonl, write_atomically, write_jsonl
 
 KINDS = ("MC", "MCM", "RMC", "RTP")
 SENTENCES = {  # a rewritten target, as prose: content, and some of how it should look
@@ -26,11 +26,6 @@ REQUESTS = {
     "RMC": "Ask for the same picture in other words, in one short sentence. Keep every thing that is named. Answer with the sentence only: {}",
     "RTP": "These keywords describe a picture. Turn them into one plain sentence. Answer with the sentence only: {}",
 }
-
-
-def record(name, split, domain, kind, x, y, subjects=(), colour=None) -> dict:
-    """One row of a prompt file, with the fields of `data/prompts`; where nobody knows what a prompt shows, `subjects` is empty."""
-    return {"id": name, "split": split, "set": domain, "kind": kind, "x": x, "y": y, "subjects": list(subjects), "colour": colour}
 
 
 def sources(target, split, rng) -> dict[str, str] | None:
@@ -162,7 +157,7 @@ def load(split) -> list[dict]:
     tell(f"prompts: your own collection, {folder}")
     path = folder / f"{split}.jsonl"
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return read_jsonl(path)
     except (OSError, ValueError) as error:
         raise PromptlabError(f"{path} cannot be read ({error}). Delete {folder}, or run `python -m promptlab prompts` again.") from error
 

@@ -69,26 +69,34 @@ def share(*key) -> int:
     return zlib.crc32("|".join(map(str, key)).encode()) % 100
 
 
+def part_of(shares, *key) -> str:
+    """Which of the names in `shares`, a dict to shares of 100, a key belongs to."""
+    at = share(*key)
+    for name, part in shares.items():
+        if at < part:
+            return name
+        at -= part
+    raise AssertionError("shares add up to 100")
+
+
+def deal(nouns, alone, salt) -> dict[str, list[str]]:
+    """Nouns of one kind by the split they belong to alone, at least one each, and as "common" what is left of them."""
+    left, out = sorted(nouns, key=lambda noun: zlib.crc32(f"{salt}|{noun}".encode())), {}
+    for name, part in alone.items():
+        cut = max(1, round(part * len(nouns)))
+        out[name], left = left[:cut], left[cut:]
+    return out | {"common": left}
+
+
 def groups() -> dict[str, list[str]]:
     """Which nouns belong to one split alone, and which are common: every kind is divided in the same proportions."""
-    out = {name: [] for name in (*ALONE, "common")}
-    for kind in KINDS:
-        nouns = sorted((s for s in SUBJECTS if KIND[s] == kind), key=lambda s: zlib.crc32(f"group|{s}".encode()))
-        for name, part in ALONE.items():
-            cut = max(1, round(part * sum(KIND[s] == kind for s in SUBJECTS)))
-            out[name] += nouns[:cut]
-            nouns = nouns[cut:]
-        out["common"] += nouns
-    return out
+    dealt = [deal([s for s in SUBJECTS if KIND[s] == kind], ALONE, "group") for kind in KINDS]
+    return {name: [noun for hand in dealt for noun in hand[name]] for name in (*ALONE, "common")}
 
 
 def contents(split, nouns) -> list[Picture]:
     """The (noun, colour) contents of a split among common nouns."""
-    edges, total = {}, 0
-    for name, part in COMMON.items():
-        edges[name], total = (total, total + part), total + part
-    low, high = edges[split]
-    return [Picture((s,), c) for s in nouns for c in (None, *COLOURS) if low <= share("content", s, c) < high]
+    return [Picture((s,), c) for s in nouns for c in (None, *COLOURS) if part_of(COMMON, "content", s, c) == split]
 
 
 def draw(claims, rng, count=1):
@@ -142,7 +150,11 @@ def in_domain(split, count, rng) -> list[dict]:
     for i, claim in enumerate(chosen):
         target = engineer(claim, rng)
         for kind in ("MC", "MCM", "RMC", "RTP"):
-            out.append(record(f"{split}-{i}", split, "in_domain", kind, source(kind, target, claim, split, rng), claim, target))
+            out.append(
+                record(
+                    f"{split}-{i}", split, "in_domain", kind, source(kind, target, claim, split, rng), target, claim.subjects, claim.colour
+                )
+            )
     return out
 
 
@@ -167,22 +179,15 @@ def out_of_domain(split, count, rng) -> list[dict]:
             if len(seen) == count:
                 break
         out += [
-            record(f"{split}-{kind}-{i}", split, "out_of_domain", kind, text, claim, None) for i, (text, claim) in enumerate(seen.items())
+            record(f"{split}-{kind}-{i}", split, "out_of_domain", kind, text, None, claim.subjects, claim.colour)
+            for i, (text, claim) in enumerate(seen.items())
         ]
     return out
 
 
-def record(name, split, domain, kind, x, claim, y):
-    return {
-        "id": name,
-        "split": split,
-        "set": domain,
-        "kind": kind,
-        "x": x,
-        "y": y,
-        "subjects": list(claim.subjects),
-        "colour": claim.colour,
-    }
+def record(name, split, domain, kind, x, y, subjects=(), colour=None) -> dict:
+    """One row of a prompt file; where nobody knows what a prompt shows, `subjects` is empty."""
+    return {"id": name, "split": split, "set": domain, "kind": kind, "x": x, "y": y, "subjects": list(subjects), "colour": colour}
 
 
 def distinct(records):
@@ -206,7 +211,7 @@ def make_all(seed=0) -> dict[str, list[dict]]:
         rng = random.Random(f"{seed} {split}")
         out[split] = distinct(in_domain(split, inside, rng)) + distinct(out_of_domain(split, outside, rng))
     out["calibration"] = [
-        record(f"calibration-{i}", "calibration", "out_of_domain", "held out", with_article(s, c), Picture((s,), c), None)
+        record(f"calibration-{i}", "calibration", "out_of_domain", "held out", with_article(s, c), None, (s,), c)
         for i, (s, c) in enumerate((s, c) for s in groups()["calibration"] for c in (None, *list(COLOURS)[::2]))
     ]
     return {split: out[split] for split in SPLITS}

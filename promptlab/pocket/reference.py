@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from promptlab import ppo, sft
+from promptlab.config import POCKET
 from promptlab.evaluation import best_of_n, best_suffix, measure, results
 from promptlab.pocket.build import build_folder, preset_for
 from promptlab.pocket.suffixes import COMBINATIONS, suffix
@@ -18,7 +19,7 @@ from promptlab.prompts import load_prompts
 from promptlab.rewards import Scorer
 from promptlab.runtime import write_atomically
 
-UPDATES, SEEDS, SETTINGS = 80, (0, 1, 2), ppo.Settings()  # PPO updates, training seeds, and all other knobs as they stand
+UPDATES, SEEDS, SETTINGS = POCKET.ppo_updates, (0, 1, 2), ppo.Settings()  # PPO updates, training seeds, and all other knobs as they stand
 
 
 def train_sft(out: Path):
