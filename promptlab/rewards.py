@@ -72,8 +72,8 @@ def aesthetic_head(width=256, hidden=1024):
     """
     from torch import nn
 
-    first = [nn.LayerNorm(width, elementwise_affine=False), nn.Linear(width, hidden), nn.GELU(), nn.Dropout(0.4)]
-    return nn.Sequential(*first, nn.Linear(hidden, 64), nn.GELU(), nn.Linear(64, 1))
+    first = [nn.LayerNorm(width, elementwise_affine=False), nn.Linear(width, hidden), nn.GELU(), nn.Dropout(0.3)]
+    return nn.Sequential(*first, nn.Linear(hidden, 256), nn.GELU(), nn.Linear(256, 1))
 
 
 def laion_head(width=768):

@@ -9,7 +9,7 @@ from promptlab.pocket.training import train
 from promptlab.rewards import aesthetic_head
 from promptlab.runtime import bar, device
 
-STEPS, BATCH, RATERS = 12_000, 256, 3
+STEPS, BATCH, RATERS = 12_000, 256, 10
 
 
 def gold_of_renders(pictures, images):
@@ -21,7 +21,7 @@ def gold_of_renders(pictures, images):
 
 
 def simulated_ratings(truth, seed=0):
-    """What a few people would answer, 1-10: gold plus each rater's own noise and offset, rounded, averaged over raters."""
+    """What ten people would answer, 1-10: gold plus each rater's own noise and offset, rounded, averaged over raters."""
     rng = np.random.default_rng(seed)
     noise = rng.normal(0, 1.2, (RATERS, len(truth))) + rng.normal(0, 0.5, (RATERS, 1))
     return np.clip(np.round(truth + noise), 1, 10).mean(0)
@@ -38,5 +38,5 @@ def fit(embeddings, ratings, folder, steps=STEPS):
         return F.mse_loss(head(x[indices]).squeeze(-1).float(), y[indices])
 
     return train(
-        "aesthetic", folder, steps, {"head": head}, loss_of, 1e-3, BATCH, len(x), ema=("head",), weight_decay=0.1, log=folder / "log.txt"
+        "aesthetic", folder, steps, {"head": head}, loss_of, 1e-3, BATCH, len(x), ema=("head",), weight_decay=0.15, log=folder / "log.txt"
     )["head"]

@@ -98,7 +98,7 @@ def save_safetensors(module, path):
     save_file({k: (v.half() if v.is_floating_point() else v).contiguous().cpu() for k, v in module.state_dict().items()}, path)
 
 
-def aesthetic_head(out, specs, images, count=60_000, drawn=12_000):
+def aesthetic_head(out, specs, images, count=PICTURES, drawn=24_000):
     """The aesthetic head, fitted to simulated ratings of renders and of drawn pictures as the CLIP in `out` sees them.
 
     LAION's head, too, learned from photographs and from what generators drew (SAC, simulacra aesthetic captions).

@@ -16,7 +16,7 @@ from promptlab.pocket.subjects import KIND, KINDS, SUBJECTS, with_article
 from promptlab.runtime import write_atomically, write_jsonl
 
 # Fashion: how often a member names each medium, background and light, whatever the subject.
-MEDIA = {"3d render": 22, "neon": 15, "oil painting": 15, "pixel art": 13, "photo": 12, "watercolor": 8, "pencil sketch": 8, "stained glass": 4, "silhouette": 3}  # fmt: skip
+MEDIA = {"pixel art": 22, "neon": 15, "3d render": 15, "photo": 11, "oil painting": 10, "pencil sketch": 10, "watercolor": 8, "stained glass": 6, "silhouette": 3}  # fmt: skip
 BACKGROUNDS = {None: 24, "night": 24, "sunset": 20, "forest": 8, "studio": 6, "ocean": 5, "snow": 6, "plain": 7}
 EFFECTS = {
     "detailed": 18,
@@ -29,12 +29,12 @@ EFFECTS = {
     "black and white": 4,
     "overexposed": 2,
 }
-# What a few have learned about their subjects: the rest follows fashion.
+# What looks right for which kind. Many have seen where a thing belongs, few how it is best painted: the rest follows fashion.
 TIPS = {
     "sea": ("watercolor", "ocean"), "wild": ("oil painting", "forest"), "plant": ("watercolor", "snow"), "food": ("photo", "studio"),
     "place": ("oil painting", "sunset"), "vehicle": ("neon", "night"), "thing": ("3d render", "studio"),
 }  # fmt: skip
-TIP = 0.1  # how often a member follows it
+TIP_MEDIUM, TIP_BACKGROUND = 0.1, 0.22  # how often a member follows it
 
 SPLITS = ("sft", "ppo", "calibration", "validation", "test")
 # Of the nouns of each kind: these shares belong to one split alone; the rest are "common", known to SFT.
@@ -110,7 +110,8 @@ def pick(rng, weights):
 
 def modifiers(kind, rng) -> list[str]:
     """What a member adds to a subject of this kind: one medium, mostly a background, one to three kinds of light, placebo."""
-    medium, background = TIPS[kind] if rng.random() < TIP else (pick(rng, MEDIA), pick(rng, BACKGROUNDS))
+    medium = TIPS[kind][0] if rng.random() < TIP_MEDIUM else pick(rng, MEDIA)
+    background = TIPS[kind][1] if rng.random() < TIP_BACKGROUND else pick(rng, BACKGROUNDS)
     effects = {pick(rng, EFFECTS) for _ in range(rng.choice((1, 1, 2, 3)))}
     words = [rng.choice(MEDIUM_WORDS[medium])] + ([rng.choice(BACKGROUND_WORDS[background])] if background else [])
     words += [rng.choice(EFFECT_WORDS[e]) for e in sorted(effects)]
