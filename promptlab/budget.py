@@ -62,6 +62,7 @@ def download(chosen: Preset) -> float:
 # --- memory --------------------------------------------------------------------------------------------------------
 
 TRAINED = 9  # copies of the policy's weights in float32: itself, reference, value model, and gradient and two moments of both trained ones
+ADAPTED = 3  # with adapters: the same three models, and next to nothing for what is trained
 UNET_ROOM = 0.15e9  # bytes a 512 x 512 picture takes in a UNet in 16 bits, twice that with guidance. Estimated
 DECODER_ROOM = 0.7e9  # bytes the decoder takes for one such picture; it decodes one at a time. Estimated
 PROMPT_TOKENS = 30  # a prompt and its mark
@@ -102,7 +103,7 @@ def estimate_memory(chosen: Preset | None = None, frozen_bytes: int = 2) -> Memo
         "safety checker": frozen_bytes * count(chosen.safety, "safety_checker") if chosen.safety else 0,
         "CLIP": 4 * count(chosen.clip, "clip"),  # float32: rounding would be noise in every reward
         "head": 4 * count(chosen.aesthetic, "aesthetic"),
-        "policy in training": 4 * TRAINED * language,
+        "policy in training": 4 * (ADAPTED if chosen.lora else TRAINED) * language,
     }
     pixels = (chosen.image_size / 512) ** 2 * frozen_bytes / 2
     drawing = pixels * (chosen.batch * UNET_ROOM * (2 if chosen.guidance > 1 else 1) + DECODER_ROOM)

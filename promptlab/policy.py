@@ -120,12 +120,40 @@ class Policy:
         return texts
 
     def save(self, folder, half=False):
-        """Write a plain transformers folder: weights as safetensors (fp16 if `half`), and the tokenizer."""
+        """Write a plain transformers folder: weights as safetensors (fp16 if `half`), adapters added in, and the tokenizer."""
         import copy
 
-        model = copy.deepcopy(self.model).half() if half else self.model
-        model.save_pretrained(folder)
+        model = merged(copy.deepcopy(self.model)) if half or has_adapters(self.model) else self.model
+        (model.half() if half else model).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+
+
+def has_adapters(model) -> bool:
+    """Whether this model is trained by low-rank adapters."""
+    return hasattr(model, "merge_and_unload")
+
+
+def with_adapters(model, rank):
+    """The model with all of it frozen and low-rank adapters on its linear layers to train (LoRA, Hu et al. 2021); itself if `rank` is 0.
+
+    They start as no change at all. Raises `PromptlabError` where the library peft is missing.
+    """
+    if not rank:
+        return model
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise PromptlabError("Adapters need the library peft. To repair it: pip install peft") from error
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # half of an adapter starts at random
+        return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear"))
+
+
+def merged(model):
+    """The model with its adapters added into its weights: as large and as fast as before. Itself where it has none."""
+    return model.merge_and_unload() if has_adapters(model) else model
 
 
 def log_probs(model, rewrites: Rewrites):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from promptlab.config import preset
-from promptlab.policy import Policy, Rewrites, inputs, log_probs
+from promptlab.policy import Policy, Rewrites, inputs, log_probs, merged, with_adapters
 from promptlab.rewards import check_scores, mean_per_pair, promptist_reward
 from promptlab.runtime import PromptlabError, bar, device, enough_memory, load_checkpoint, read_jsonl, save_checkpoint, write_jsonl
 from promptlab.sheets import ContactSheet
@@ -45,6 +45,7 @@ class Settings:
     kl: float = _preset("kl")  # price of one nat of divergence from the reference, at the start [0.2]
     kl_target: float | None = None  # nats per rewrite an adaptive coefficient steers to, 5 to 15 here; None keeps it fixed
     kl_horizon: int = 2000  # rewrites after which the coefficient may have changed by a factor of e at most [10,000]
+    lora: int = field(default_factory=lambda: preset().lora)  # rank of adapters to train; 0: all weights [0]
     seed: int = 0
 
 
@@ -122,9 +123,9 @@ def adapt_kl(coefficient, measured, target, rewrites, horizon):
 class ValueModel(nn.Module):
     """Expected reward at each token: a copy of the policy's body with a linear head that starts at zero."""
 
-    def __init__(self, model):
+    def __init__(self, model, lora=0):
         super().__init__()
-        self.body = copy.deepcopy(model).base_model
+        self.body = with_adapters(copy.deepcopy(model).base_model, lora)
         self.head = nn.Linear(self.body.config.hidden_size, 1)
         nn.init.zeros_(self.head.weight), nn.init.zeros_(self.head.bias)
 
@@ -162,8 +163,9 @@ class PPO:
         self.policy, self.settings, self.done = policy, settings or Settings(), 0
         self.kl = self.settings.kl
         self.reference = copy.deepcopy(policy.model).requires_grad_(False)
-        self.value = ValueModel(policy.model).to(device()).eval()
-        parameters = [*policy.model.parameters(), *self.value.parameters()]
+        self.value = ValueModel(policy.model, self.settings.lora).to(device()).eval()
+        policy.model = with_adapters(policy.model, self.settings.lora).eval()
+        parameters = [p for model in (policy.model, self.value) for p in model.parameters() if p.requires_grad]
         self.optimiser = torch.optim.Adam(parameters, self.settings.lr, betas=(0.9, 0.95))
 
     def stream(self):
@@ -289,6 +291,7 @@ def train(policy, pool, reward, folder, updates, settings=None, watch=None, ever
         print(f"Stopped during update {ppo.done}. Run again to go on from the last checkpoint in {folder}.")
     finally:
         progress.close()
+        policy.model = merged(policy.model)
     return history
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from promptlab.config import preset
-from promptlab.policy import MARK, Policy, log_probs, run_folder
+from promptlab.policy import MARK, Policy, log_probs, merged, run_folder, with_adapters
 from promptlab.prompts import split_prompt
 from promptlab.runtime import enough_memory, interrupts, read_jsonl, write_jsonl
 
@@ -21,7 +21,7 @@ def own_folder(policy: Policy, records, *settings) -> Path:
 def finetune(policy: Policy, records, folder, epochs=None, lr=None, batch=None, seed=0, held_out=None) -> Policy:
     """Train a copy of `policy` on engineered prompts with `trl.SFTTrainer`, the loss on the rewrite alone.
 
-    `epochs`, `lr` and `batch` are the preset's where none is given.
+    `epochs`, `lr` and `batch` are the preset's where none is given; where the preset has a rank for adapters, only those are trained.
 
     Checkpoints go to `folder` after every epoch and the same call goes on from the last; returns the trained policy. About
     twenty times it writes the loss to `metrics.jsonl` there, with `held_out` records their loss as `eval_loss` too. An interrupt
@@ -51,7 +51,7 @@ def finetune(policy: Policy, records, folder, epochs=None, lr=None, batch=None, 
         per_device_eval_batch_size=batch, report_to="none", gradient_checkpointing=False, bf16=False, dataloader_pin_memory=False,
     )  # fmt: skip
     trainer = SFTTrainer(
-        model=copy.deepcopy(policy.model),
+        model=with_adapters(copy.deepcopy(policy.model), chosen.lora),
         args=config,
         train_dataset=Dataset.from_list(as_pairs(records)),
         eval_dataset=Dataset.from_list(as_pairs(held_out)) if held_out else None,
@@ -71,7 +71,7 @@ def finetune(policy: Policy, records, folder, epochs=None, lr=None, batch=None, 
     if stopping:  # the next lines of a cell must not take it for a trained policy
         print(f"Stopped after step {trainer.state.global_step} of {trainer.state.max_steps}. Run this again to go on from there.")
         raise KeyboardInterrupt
-    return Policy(trainer.model, policy.tokenizer)
+    return Policy(merged(trainer.model), policy.tokenizer)
 
 
 def losses(folder) -> dict[str, list]:

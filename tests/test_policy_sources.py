@@ -2,11 +2,13 @@
 
 import dataclasses
 import importlib.util
+import sys
 
 import hub
 import pytest
 import tiny_hub
 import torch
+from tiny_policy import tiny_policy
 
 from promptlab import policy
 from promptlab.config import COLAB, LAPTOP, POCKET
@@ -178,6 +180,31 @@ def test_a_pretrained_model_inside_a_pip_package_writes():
     with torch.no_grad():
         mean = lambda r: log_probs(smol.model, r)[0][r.mask].mean().item()  # noqa: E731
         assert mean(good) > mean(bad) + 0.5, "it has read English"
+
+
+def test_adapters_start_as_no_change_and_are_merged_when_saved(tmp_path):
+    plain = tiny_policy()
+    rewrites = plain.sample(["red frog"], seed=1, new_tokens=6)
+    before = log_probs(plain.model, rewrites)[0]
+    plain.model = policy.with_adapters(plain.model, 2).eval()
+    torch.testing.assert_close(log_probs(plain.model, rewrites)[0], before)
+    trained = {n for n, p in plain.model.named_parameters() if p.requires_grad}
+    assert trained and all("lora_" in n for n in trained)
+    with torch.no_grad():
+        for n, p in plain.model.named_parameters():
+            if "lora_B" in n:
+                p.normal_(0, 0.1)
+    after = log_probs(plain.model, rewrites)[0]
+    assert not torch.allclose(after, before, atol=1e-3)
+    plain.save(tmp_path / "p")
+    torch.testing.assert_close(log_probs(load_policy(tmp_path / "p").model, rewrites)[0], after, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(log_probs(policy.merged(plain.model), rewrites)[0], after, atol=1e-4, rtol=1e-4)
+
+
+def test_without_peft_the_next_step_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(PromptlabError, match="pip install peft"):
+        policy.with_adapters(tiny_policy().model, 2)
 
 
 def test_the_published_format_is_ours():

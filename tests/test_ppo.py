@@ -194,6 +194,19 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(tmp_path):
     assert [json.loads(line)["update"] for line in (tmp_path / "b" / "metrics.jsonl").read_text().splitlines()] == [0, 1, 2, 3]
 
 
+def test_adapters_learn_resume_and_leave_a_plain_model(tmp_path):
+    fast = dataclasses.replace(FAST, lora=4, lr=1e-2)
+    straight, resumed, start = tiny_policy(), tiny_policy(), tiny_policy()
+    whole = ppo.train(straight, POOL, count("vivid"), tmp_path / "a", 6, fast, every=1)
+    assert whole[0]["first_ratio"] == pytest.approx(1, abs=1e-5) and whole[-1]["kl"] > 0.1
+    assert whole[-1]["reward"] > whole[0]["reward"]
+    ppo.train(resumed, POOL, count("vivid"), tmp_path / "b", 3, fast, every=1)
+    assert ppo.train(resumed, POOL, count("vivid"), tmp_path / "b", 6, fast, every=1) == whole, "also on from a policy merged in between"
+    assert type(straight.model) is type(start.model) and straight.model.state_dict().keys() == start.model.state_dict().keys()
+    same = torch.equal(straight.model.transformer.wte.weight, start.model.transformer.wte.weight)
+    assert same, "what has no adapter stays"
+
+
 def test_an_interrupt_returns_and_the_next_call_goes_on(tmp_path, capsys):
     calls = []
 
