@@ -61,11 +61,11 @@ def interval(values, minus=None, draws=2000, seed=0):
     return float(mean), *map(float, np.percentile(means, (2.5, 97.5)))
 
 
-def results(measured, records) -> list[dict]:
+def results(measured, records, versus=("plain", "suffix", "sft")) -> list[dict]:
     """Tidy records ``{set, method, versus, metric, mean, low, high, n, seeds, per_seed}`` (design.md, section 7).
 
     `measured` maps a method to one dict of `measure` per training seed. Every method is reported alone and as the paired
-    difference to plain, to SFT and to the best fixed suffix; by set, by kind of source, and as "out minus in": how much
+    difference to each method in `versus`, as far as they were measured; by set, by kind of source, and as "out minus in": how much
     more it is out of domain.
     """
     groups = defaultdict(list)
@@ -78,8 +78,8 @@ def results(measured, records) -> list[dict]:
     out = []
     for name, (index, minus) in asked.items():
         for method, runs in measured.items():
-            for other in (None, *(m for m in ("plain", "suffix", "sft") if m in measured and m != method)):
-                for metric in (m for m in METRICS if m in runs[0]):
+            for other in (None, *(m for m in versus if m in measured and m != method)):
+                for metric in runs[0]:
                     values = np.stack([run[metric] for run in runs])
                     if other:
                         base = np.stack([run[metric] for run in measured[other]])
