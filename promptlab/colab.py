@@ -16,9 +16,8 @@ from importlib import metadata
 from pathlib import Path
 
 from promptlab.config import preset
-from promptlab.runtime import PromptlabError, home
+from promptlab.runtime import MOUNT, PromptlabError, home
 
-MOUNT = Path("/content/drive")
 # Colab's own: the driver, the compiled libraries and the page itself were built to fit these, so they stay as they are.
 LEFT_ALONE = ("torch", "torchvision", "numpy", "jupyterlab", "ipykernel", "ipywidgets")
 OFFER = """\

@@ -36,9 +36,12 @@ def home() -> Path:
     return Path(os.environ.get("PROMPTLAB_HOME") or (root if root and root in here.parents else here) / "runs").resolve()
 
 
+MOUNT = Path("/content/drive")  # where Colab puts Google Drive
+
+
 def local_home() -> Path:
     """`home()`, or a folder on Colab's own disk where that lies on Drive: many small writes are slow there, and SQLite gets damaged."""
-    return Path("/content/runs") if home().is_relative_to("/content/drive") else home()
+    return Path("/content/runs") if home().is_relative_to(MOUNT) else home()
 
 
 def data_dir() -> Path:

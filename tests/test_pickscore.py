@@ -21,16 +21,10 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pick")
     words = tiny_hub.save_tokenizer(folder)
     CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
-    vision = {
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "patch_size": 8,
-        "image_size": 32,
-    }
     torch.manual_seed(0)
-    CLIPModel(CLIPConfig(text_config=tiny_hub.text_config(words).to_dict(), vision_config=vision, projection_dim=8)).save_pretrained(folder)
+    CLIPModel(
+        CLIPConfig(text_config=tiny_hub.text_config(words).to_dict(), vision_config=tiny_hub.vision_config(32), projection_dim=8)
+    ).save_pretrained(folder)
     return folder
 
 

@@ -73,7 +73,7 @@ def test_no_pictures_have_no_embeddings(tiny_clip):
 
 def test_the_head_has_a_shape_like_laions():
     shapes = [tuple(m.weight.shape) for m in aesthetic_head() if isinstance(m, torch.nn.Linear)]
-    assert shapes == [(1024, 256), (64, 1024), (1, 64)]
+    assert shapes == [(1024, 256), (256, 1024), (1, 256)]
     assert aesthetic_head(512, 32)(torch.zeros(5, 512)).shape == (5, 1)
 
 

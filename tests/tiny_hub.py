@@ -86,6 +86,18 @@ def save_xl(folder):
     return folder
 
 
+def vision_config(side):
+    """The picture side of a tiny CLIP that looks at `side` x `side` pixels."""
+    return {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "patch_size": 8,
+        "image_size": side,
+    }
+
+
 def save_checker(folder, threshold):
     """A safety checker that objects to everything whose likeness to a concept, from -1 to 1, exceeds the threshold."""
     import torch
@@ -93,15 +105,7 @@ def save_checker(folder, threshold):
     from transformers import CLIPConfig, CLIPImageProcessor
 
     torch.manual_seed(0)
-    vision = {
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "patch_size": 8,
-        "image_size": 16,
-    }
-    checker = StableDiffusionSafetyChecker(CLIPConfig(vision_config=vision, projection_dim=8))
+    checker = StableDiffusionSafetyChecker(CLIPConfig(vision_config=vision_config(16), projection_dim=8))
     checker.concept_embeds_weights.data.fill_(threshold), checker.special_care_embeds_weights.data.fill_(2)
     checker.save_pretrained(folder / "safety_checker")
     CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}).save_pretrained(folder / "feature_extractor")

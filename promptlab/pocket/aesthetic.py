@@ -9,7 +9,8 @@ from promptlab.pocket.training import train
 from promptlab.rewards import aesthetic_head
 from promptlab.runtime import bar, device
 
-STEPS, BATCH, RATERS = 12_000, 256, 10
+STEPS, BATCH = 12_000, 256
+RATERS = 10  # per picture; three make a noisier head: Spearman on drawn pictures .767 instead of .779, all else equal
 
 
 def gold_of_renders(pictures, images):
@@ -21,7 +22,7 @@ def gold_of_renders(pictures, images):
 
 
 def simulated_ratings(truth, seed=0):
-    """What ten people would answer, 1-10: gold plus each rater's own noise and offset, rounded, averaged over raters."""
+    """What RATERS people would answer, 1-10: gold plus each rater's own noise and offset, rounded, averaged over raters."""
     rng = np.random.default_rng(seed)
     noise = rng.normal(0, 1.2, (RATERS, len(truth))) + rng.normal(0, 0.5, (RATERS, 1))
     return np.clip(np.round(truth + noise), 1, 10).mean(0)

@@ -9,7 +9,7 @@ from promptlab.runtime import PromptlabError
 
 SEED = 500_001  # the first of the seeds that only score
 # Test prompts: bare words, a wording SFT never saw, a label with a noun it never saw. The fourth is the failure.
-FEATURED = ("a frog", "i am looking for a flamingo", "pink bus")
+FEATURED = ("a frog", "i am looking for a cupcake", "pink bus")
 
 
 def failure(scorer, policy, every=8):
