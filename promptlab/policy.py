@@ -223,6 +223,8 @@ def load_policy(source) -> Policy:
                 )
             tokens = fetch("openai-community/gpt2", tokenizer_files)
         tokenizer = AutoTokenizer.from_pretrained(tokens, **options)
+    if hasattr(model, "hf_quantizer"):  # unpacked to float32, so it can be trained; the trainer refuses whatever still says "quantized"
+        model.hf_quantizer.remove_quantization_config(model)
     if found["missing_keys"]:
         raise PromptlabError(
             f"{folder} lacks weights of a {type(model).__name__}, such as {min(found['missing_keys'])!r}. Is it another kind of model?"
