@@ -50,7 +50,7 @@ def prompts(chosen):
     """Fetch, filter and divide public collections, and say what was kept and where."""
     from promptlab import corpora, wordings
 
-    if config.preset().judge:
+    if config.preset().prompts:
         raise PromptlabError(
             f"The preset {config.preset().name} brings its own prompts. Set PROMPTLAB_PRESET to one that draws with Stable Diffusion."
         )

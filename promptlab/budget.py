@@ -51,7 +51,11 @@ def budget(chosen: Preset) -> Budget:
 
 def download(chosen: Preset) -> float:
     """MB that a preset takes from the hub, or by pip, the first time, all its models together."""
-    needed = {(s, part) for s in (chosen.clip, chosen.aesthetic, chosen.language, chosen.sft, chosen.ppo) for part in sources.parameters(s)}
+    needed = {
+        (s, part)
+        for s in (chosen.clip, chosen.aesthetic, chosen.judge, chosen.language, chosen.sft, chosen.ppo)
+        for part in sources.parameters(s)
+    }
     for source in (chosen.generator, chosen.test_generator):
         needed |= {(source, part) for part in sources.parameters(source) if part != "safety_checker"}
     needed |= {(chosen.safety, "safety_checker")} if chosen.safety in sources.HUB else set()
@@ -102,6 +106,7 @@ def estimate_memory(chosen: Preset | None = None, frozen_bytes: int = 2) -> Memo
         "generator": frozen_bytes * count(chosen.generator, *sources_parts(chosen.generator)),
         "safety checker": frozen_bytes * count(chosen.safety, "safety_checker") if chosen.safety else 0,
         "CLIP": 4 * count(chosen.clip, "clip"),  # float32: rounding would be noise in every reward
+        "referee": frozen_bytes * count(chosen.judge, "clip") if chosen.judge else 0,
         "head": 4 * count(chosen.aesthetic, "aesthetic"),
         "policy in training": 4 * (ADAPTED if chosen.lora else TRAINED) * language,
     }

@@ -29,13 +29,14 @@ class Preset:
     generator: str  # the text-to-image pipeline that training draws with
     clip: str  # the CLIP that measures relevance, and whose embeddings the head rates
     aesthetic: str  # the head that rates a CLIP image embedding: a folder, a .safetensors or .pth file, or a hub id
-    judge: str  # folder of the classifier that tells what a picture shows; for evaluation, never in a reward; empty: there is none
+    judge: str  # the referee of an evaluation, never in a reward: the pocket judge's folder, or PickScore; empty: there is none
     calibration: (
         str  # file with the slope, threshold and scale that carry the paper's reward over to this CLIP and head; empty: the paper's own
     )
     language: str  # the language model that every policy starts from
     sft: str  # the policy after supervised fine-tuning for those who have not trained one; empty: there is none
     ppo: str  # the policy after PPO, likewise
+    prompts: str  # folder of training and test prompts below the data folder; empty: keyword tables or public collections (`wordings`)
     # Drawing
     image_size: int  # pixels a side
     steps: int  # denoising steps a picture: more is finer, and slower in proportion
@@ -89,6 +90,7 @@ POCKET = Preset(
     language="pocket/language",
     sft="pocket/sft",
     ppo="pocket/ppo",
+    prompts="prompts",
     image_size=128,
     steps=8,
     guidance=3.5,
@@ -146,11 +148,12 @@ COLAB = Preset(
     clip="timm/vit_large_patch14_clip_224.openai",  # the paper's
     clip_architecture="ViT-L-14-quickgelu",  # OpenAI trained with QuickGELU; open_clip's plain ViT-L-14 loads the weights and embeds wrongly
     aesthetic="trl-lib/ddpo-aesthetic-predictor",  # the paper's head
-    judge="",  # our judge only knows the pocket world
+    judge="yuvalkirstain/PickScore_v1",  # our own judge only knows the pocket world; this one was trained on what people picked
     calibration="",  # the paper's CLIP and head, so the paper's numbers
     language="openai-community/gpt2",  # the paper's policy
     sft="microsoft/Promptist",  # nothing is shipped: what the paper's authors published stands in, and a line says so
     ppo="microsoft/Promptist",
+    prompts="",  # Stable Diffusion draws more than our nouns
     image_size=512,  # what SD-Turbo and v1-4 were trained on
     steps=1,  # SD-Turbo is made for 1 to 4; each more costs a training picture's time again
     guidance=0.0,  # SD-Turbo is trained to need none

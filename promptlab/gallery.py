@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from promptlab.generator import load_generator
-from promptlab.runtime import PromptlabError, bar, data_dir, file_hash, local_home
+from promptlab.referee import load_referee
+from promptlab.runtime import PromptlabError, bar, local_home
 
 TABLE = "create table if not exists pictures (key text primary key, embedding blob, facts text, thumbnail blob)"
 THUMBNAIL = 128  # pixels a side, the size at which widgets show pictures
@@ -54,18 +55,13 @@ class Gallery:
 
     @cached_property
     def judge(self):
-        """The pocket world's judge, or None for a preset without one."""
-        if not self.preset.judge:
-            return None
-        from promptlab.pocket.judge import load_judge
-
-        return load_judge(data_dir() / self.preset.judge)
+        """The referee (promptlab.referee), loaded when the first picture is drawn; None for a preset without one."""
+        return load_referee(self.preset.judge)
 
     @cached_property
     def version(self):
         """A hash of the CLIP and judge that looked; with the generator's key it names a row."""
-        judge = file_hash([data_dir() / self.preset.judge / "model.safetensors"]) if self.preset.judge else ""
-        return f"{self.clip.fingerprint}-{judge}"
+        return f"{self.clip.fingerprint}-{self.judge.fingerprint if self.judge else ''}"
 
     def _look(self, prompts, seeds, progress, column):
         keys = [json.dumps([self.version, *self.generator.key(p, s)]) for p, s in zip(prompts, seeds, strict=True)]
@@ -93,7 +89,7 @@ class Gallery:
     def _remember(self, keys, images):
         from PIL import Image
 
-        embeddings, facts, small = self.clip.embed_images(images), self._facts(images), []
+        embeddings, facts, small = self.clip.embed_images(images), self.judge.facts(images) if self.judge else [{} for _ in images], []
         for image in images:
             picture, buffer = Image.fromarray(image), io.BytesIO()
             picture.thumbnail((THUMBNAIL, THUMBNAIL))
@@ -102,19 +98,12 @@ class Gallery:
         rows = [(k, e.astype(np.float32).tobytes(), json.dumps(f), t) for k, e, f, t in zip(keys, embeddings, facts, small, strict=True)]
         self._write("insert or replace into pictures values (?, ?, ?, ?)", rows)
 
-    def _facts(self, images):
-        if self.judge is None:
-            return [{} for _ in images]
-        from promptlab.pocket.taste import facts
-
-        return facts(images, self.judge)
-
     def embeddings(self, prompts, seeds, progress=False):
         """CLIP image embeddings, float32 (n, width), of one picture per (prompt, seed)."""
         return np.stack([np.frombuffer(row, np.float32) for row in self._look(prompts, seeds, progress, "embedding")])
 
     def facts(self, prompts, seeds, progress=False):
-        """What the judge and the gold rater say, one dict per picture: gold, subjects (best two), colour, medium, background."""
+        """What the referee keeps of each picture, one dict each; on pocket gold, subjects (best two), colour, medium, background."""
         return [json.loads(row) for row in self._look(prompts, seeds, progress, "facts")]
 
     def thumbnails(self, prompts, seeds, progress=False):

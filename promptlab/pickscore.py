@@ -9,6 +9,7 @@ A scorer is anything that looks at pictures and leaves a column of numbers besid
 To be remembered by a gallery it needs a `fingerprint` and `embed_images`, nothing else.
 """
 
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -17,17 +18,21 @@ from promptlab.gallery import Gallery
 from promptlab.runtime import PromptlabError, file_hash, hardware, reading_weights
 from promptlab.sources import fetch, language_files, repair_for, tokenizer_files
 
+PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"  # the published weights come without a tokenizer: it is OpenCLIP's
+
 
 class PickScore:
     """The model and what prepares pictures and words for it; half precision on a GPU, as it is large (986 million weights).
 
-    Args: `source`, `processor` folders or hub ids. Raises `PromptlabError` where one is missing or holds another model.
+    Args: `source`, `processor` folders or hub ids; without a `processor` what lies in the folder of `source`, else the published one. Raises `PromptlabError` where one is missing or holds another model.
     """
 
-    def __init__(self, source="yuvalkirstain/PickScore_v1", processor="laion/CLIP-ViT-H-14-laion2B-s32B-b79K"):
+    def __init__(self, source="yuvalkirstain/PickScore_v1", processor=""):
         from transformers import CLIPModel, CLIPProcessor
 
-        self.folder, prepare, where = fetch(source, language_files), fetch(processor, tokenizer_files), hardware()
+        self.folder, where = fetch(source, language_files), hardware()
+        own = (self.folder / "preprocessor_config.json").exists()
+        prepare = self.folder if own and not processor else fetch(processor or PROCESSOR, tokenizer_files)
         with reading_weights(
             self.folder, repair_for(self.folder, "source").replace("dataclasses.replace(preset(), source=...)", "PickScore(source=...)")
         ):
@@ -67,7 +72,7 @@ class PickScore:
     @property
     def scale(self) -> float:
         """What the model multiplies its cosines by, about 100."""
-        return float(self.model.logit_scale.float().exp())
+        return float(self.model.logit_scale.detach().float().exp())
 
 
 def pick_scores(scorer, eye, plain, rewritten, seeds):
@@ -77,7 +82,7 @@ def pick_scores(scorer, eye, plain, rewritten, seeds):
     """
     import torch
 
-    gallery = Gallery(scorer.gallery.preset, eye, scorer.gallery.path.parent)
+    gallery = Gallery(replace(scorer.gallery.preset, judge=""), eye, scorer.gallery.path.parent)
     gallery.generator = scorer.gallery.generator  # one in memory is enough
     looks = gallery.embeddings([y for y in rewritten for _ in seeds], list(seeds) * len(rewritten))
     words = np.repeat(eye.embed_texts(plain), len(seeds), axis=0)

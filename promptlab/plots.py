@@ -89,13 +89,13 @@ def score_table(scorer, plain, rewritten, seeds):
 def mean_scores(scorer, plain, rewritten, seeds):
     """What a rewrite's pictures score on average, `{"aesthetic", "relevance", "reward", "gold"}`; gold only where there is a judge."""
     from promptlab.rewards import promptist_reward
+    from promptlab.sheets import ContactSheet
 
-    seeds = list(seeds)
-    s = scorer.score([plain], [rewritten], seeds)
+    sheet = ContactSheet(scorer, [plain], [rewritten], list(seeds), progress=False)
+    s = sheet.scores
     means = {"aesthetic": s.aesthetic, "relevance": s.relevance, "reward": promptist_reward(s, scorer.calibration)}
-    golds = [fact["gold"] for fact in scorer.gallery.facts([rewritten] * len(seeds), seeds) if "gold" in fact]
-    means = {name: float(values.mean()) for name, values in means.items()}
-    return means | ({"gold": sum(golds) / len(golds)} if golds else {})
+    means |= {"gold": sheet.gold} if scorer.gallery.judge else {}
+    return {name: float(values.mean()) for name, values in means.items()}
 
 
 def interval(values):

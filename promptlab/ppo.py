@@ -144,9 +144,8 @@ class PictureReward:
     def __call__(self, plain, written, seeds):
         began, sheet = time.perf_counter(), ContactSheet(self.scorer, plain, written, list(seeds), progress=False)
         rewards = mean_per_pair(promptist_reward(sheet.scores, self.scorer.calibration), sheet.scores)
-        golds = [f["gold"] for f in self.scorer.gallery.facts(sheet.prompts, sheet.seeds) if "gold" in f]  # none without a judge
         pictures = len({*zip(sheet.prompts, sheet.seeds, strict=True), *zip(sheet.plain, sheet.seeds, strict=True)})
-        self.last = {"gold": sum(golds) / len(golds)} if golds else {}
+        self.last = {"gold": sheet.gold.mean().item()} if self.scorer.gallery.judge else {}
         self.last |= {name: getattr(sheet.scores, name).mean().item() for name in ("aesthetic", "relevance")}
         self.last["images_per_second"] = pictures / (time.perf_counter() - began)  # drawn, or recalled from an earlier run
         return rewards

@@ -76,11 +76,11 @@ def load_prompts(split) -> list[dict]:
 
     Raises `PromptlabError` for an unknown split or a damaged file.
     """
-    if not preset().judge:  # only the pocket world has one; other generators draw more than its nouns
+    if not preset().prompts:
         from promptlab import wordings
 
         return wordings.load(split)
-    path = data_dir() / "prompts" / f"{split}.jsonl"
+    path = data_dir() / preset().prompts / f"{split}.jsonl"
     if not path.exists():
         raise PromptlabError(
             f"{path} is missing. The splits are sft, ppo, calibration, validation and test; `git checkout -- data/prompts` restores them."

@@ -32,34 +32,29 @@ class ContactSheet:
 
     @cached_property
     def facts(self):
-        """What the judge says of each picture: dicts of gold, subjects, colour, medium, background."""
-        facts = self.scorer.gallery.facts(self.prompts, self.seeds)
-        if facts and "gold" not in facts[0]:
+        """What the referee keeps of each picture; on pocket dicts of gold, subjects, colour, medium, background."""
+        return self.scorer.gallery.facts(self.prompts, self.seeds)
+
+    def ask(self, what):
+        """Put one question, "gold" or "kept", to the referee about every picture and the words typed for it."""
+        import torch
+
+        judge = self.scorer.gallery.judge
+        if not judge:
             raise PromptlabError(
                 f"The preset {self.scorer.gallery.preset.name!r} has no judge, so there is no gold. Use the preset pocket."
             )
-        return facts
+        return torch.from_numpy(getattr(judge, what)(self.facts, self.plain))
 
     @cached_property
     def gold(self):
-        """The gold rating of each picture, 1-10."""
-        import torch
-
-        return torch.tensor([f["gold"] for f in self.facts])
+        """The gold rating of each picture: 1-10 on pocket, PickScore where Stable Diffusion draws."""
+        return self.ask("gold").float()
 
     @cached_property
     def kept(self):
-        """Whether the judge sees every content word the person typed: subject, colour, both of a pair."""
-        import torch
-
-        from promptlab.pocket.captions import content_of
-        from promptlab.pocket.judge import shows
-
-        claims = {p: content_of(p) for p in dict.fromkeys(self.plain)}
-        unknown = [p for p, claim in claims.items() if claim is None]
-        if unknown:
-            raise PromptlabError(f"The judge knows no subject in {unknown[0]!r}. promptlab.pocket.subjects.SUBJECTS lists what it knows.")
-        return torch.tensor([all(shows(f, claims[p]).values()) for f, p in zip(self.facts, self.plain, strict=True)])
+        """Whether the referee finds what the person typed: on pocket subject, colour, both of a pair; else the words rather than 99 others."""
+        return self.ask("kept")
 
     def similarity(self, texts):
         """CLIP's cosine between each picture and a text: one string for all pictures, or one text per picture."""

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from promptlab.referee import World
 from promptlab.rewards import Scores
 from promptlab.sheets import ContactSheet
 
@@ -17,13 +18,20 @@ def png(colour):
     return buffer.getvalue()
 
 
+class FakeReferee(World):
+    """The pocket world's own reading of facts, without its network."""
+
+    def __init__(self):
+        pass
+
+
 class FakeGallery:
     """A picture of (prompt, seed) is one colour; its embedding is that colour; the judge believes every prompt but `wrong`."""
 
     preset = types.SimpleNamespace(name="fake")
 
     def __init__(self, wrong=(), judge=True):
-        self.wrong, self.judge, self.drawn = wrong, judge, 0
+        self.wrong, self.judge, self.drawn = wrong, FakeReferee() if judge else None, 0
 
     def colours(self, prompts, seeds):
         self.drawn += len(prompts)

@@ -255,7 +255,7 @@ def test_every_collection_says_licence_and_size():
 
 def test_the_command_fetches_what_load_prompts_then_gives(collected, monkeypatch, tmp_path, capsys):
     files, splits, _ = collected
-    monkeypatch.setitem(config.PRESETS, "sd", dataclasses.replace(config.POCKET, name="sd", judge=""))
+    monkeypatch.setitem(config.PRESETS, "sd", dataclasses.replace(config.POCKET, name="sd", prompts=""))
     monkeypatch.setenv("PROMPTLAB_PRESET", "sd")
     monkeypatch.setenv("PROMPTLAB_HOME", str(tmp_path))
     options = [f"--{kind}={files[kind]}" for kind in ("typed", "captions", "parti")]

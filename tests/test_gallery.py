@@ -99,9 +99,7 @@ def test_what_it_recalls_is_what_the_generator_drew_and_clip_and_judge_saw(galle
         decoded = Image.open(io.BytesIO(png))
         assert decoded.format == "PNG" and (np.asarray(decoded) == picture).all()
     np.testing.assert_allclose(gallery.embeddings(PROMPTS, SEEDS), tiny_clip.embed_images(recalled), atol=1e-5)
-    from promptlab.pocket.taste import facts
-
-    for fact, expected in zip(gallery.facts(PROMPTS, SEEDS), facts(recalled, gallery.judge), strict=True):
+    for fact, expected in zip(gallery.facts(PROMPTS, SEEDS), gallery.judge.facts(recalled), strict=True):
         assert fact | {"gold": 0} == expected | {"gold": 0} and fact["gold"] == pytest.approx(expected["gold"], abs=2e-3)
 
 

@@ -18,10 +18,10 @@ FIELDS = ["id", "split", "set", "kind", "x", "y", "subjects", "colour"]
 
 @pytest.fixture
 def stable_diffusion(monkeypatch, tmp_path):
-    """A preset without the pocket world's judge is chosen; the run folder is empty."""
+    """A preset without the pocket world's prompts is chosen; the run folder is empty."""
     import dataclasses
 
-    monkeypatch.setitem(config.PRESETS, "sd", dataclasses.replace(config.POCKET, name="sd", judge=""))
+    monkeypatch.setitem(config.PRESETS, "sd", dataclasses.replace(config.POCKET, name="sd", prompts=""))
     monkeypatch.setenv("PROMPTLAB_PRESET", "sd")
     monkeypatch.setenv("PROMPTLAB_HOME", str(tmp_path))
     wordings.tell.cache_clear()

@@ -16,23 +16,14 @@ PLAIN, REWRITTEN, SEEDS = ["a frog", "a castle"], ["a frog, oil painting", "a ca
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
-
-    folder = tmp_path_factory.mktemp("pick")
-    words = tiny_hub.save_tokenizer(folder)
-    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
-    torch.manual_seed(0)
-    CLIPModel(
-        CLIPConfig(text_config=tiny_hub.text_config(words).to_dict(), vision_config=tiny_hub.vision_config(32), projection_dim=8)
-    ).save_pretrained(folder)
-    return folder
+    return tiny_hub.save_pickscore(tmp_path_factory.mktemp("pick"))
 
 
 @pytest.fixture(scope="module")
 def eye(folder):
     with pytest.MonkeyPatch.context() as patch:  # without the rounding of a CPU's bfloat16
         patch.setattr(pickscore, "hardware", lambda: runtime.Hardware(torch.device("cpu"), torch.float32, ""))
-        return PickScore(folder, folder)
+        return PickScore(folder)
 
 
 def test_scores_are_those_of_the_plain_model(folder, eye):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from fakes import FakeGallery
+from fakes import FakeGallery, FakeReferee
 from matplotlib.figure import Figure
 
 from promptlab import plots
@@ -136,7 +136,7 @@ def scorer():
     torch = pytest.importorskip("torch")
     from promptlab.rewards import Calibration, Scores
 
-    def score(plain, rewritten, seeds):
+    def score(plain, rewritten, seeds, progress):
         same = plain == rewritten
         column = lambda value: torch.full((len(seeds),), value)  # noqa: E731
         return Scores(
@@ -145,7 +145,7 @@ def scorer():
         )  # fmt: skip
 
     facts = lambda prompts, seeds: [{"gold": 3.0 if p == "a frog" else 7.0} for p in prompts]  # noqa: E731
-    return SimpleNamespace(score=score, calibration=Calibration(20.0, 0.3, 1.0), gallery=SimpleNamespace(facts=facts))
+    return SimpleNamespace(score=score, calibration=Calibration(20.0, 0.3, 1.0), gallery=SimpleNamespace(facts=facts, judge=FakeReferee()))
 
 
 def test_mean_scores_and_their_table(scorer):
@@ -157,7 +157,7 @@ def test_mean_scores_and_their_table(scorer):
 
 
 def test_mean_scores_leave_gold_out_where_there_is_no_judge(scorer):
-    scorer.gallery.facts = lambda prompts, seeds: [{} for _ in prompts]
+    scorer.gallery.judge = None
     assert "gold" not in plots.mean_scores(scorer, "a frog", "a frog, vivid", [1])
 
 

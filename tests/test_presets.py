@@ -90,7 +90,7 @@ def test_too_little_memory_for_learning_names_the_knob(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("part, words", [("generator", "stabilityai/sd-turbo on the hub (2,580 MB, Stability AI Community)"),
-                                         ("judge", "the preset colab has none"), ("clip", "1,710 MB, MIT")])  # fmt: skip
+                                         ("judge", "3,944 MB, MIT"), ("clip", "1,710 MB, MIT")])  # fmt: skip
 def test_the_doctor_names_what_would_be_downloaded(monkeypatch, part, words):
     monkeypatch.setenv("PROMPTLAB_PRESET", "colab")
     assert words in cli.weights(part)

@@ -112,6 +112,20 @@ def save_checker(folder, threshold):
     return folder
 
 
+def save_pickscore(folder):
+    """A CLIP of a few thousand weights in transformers' format, with its tokenizer and picture processor, as PickScore comes."""
+    import torch
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+
+    words = save_tokenizer(folder)
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    torch.manual_seed(0)
+    CLIPModel(CLIPConfig(text_config=text_config(words).to_dict(), vision_config=vision_config(32), projection_dim=8)).save_pretrained(
+        folder
+    )
+    return folder
+
+
 def save_gpt2(folder, vocabulary=None, tokenizer=True, safe=True, seed=0):
     """A GPT-2 of a few thousand weights with GPT-2's kind of tokenizer; `vocabulary` smaller than the tokenizer's is a mismatch."""
     import torch

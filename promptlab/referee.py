@@ -1,0 +1,106 @@
+"""The referee of an evaluation: an opinion about pictures that no reward ever sees.
+
+On pocket it is the judge, which names what a picture shows, and gold, the taste of that world's people. Where Stable Diffusion
+draws, PickScore stands in for both: a CLIP trained on what people picked (Kirstain et al. 2023).
+"""
+
+import base64
+from functools import cached_property
+
+import numpy as np
+
+from promptlab.runtime import PromptlabError, data_dir, file_hash
+from promptlab.sources import local
+
+CROWD = 100  # typed prompts among which the right one must come first; more is stricter
+
+
+class World:
+    """The pocket world's judge and gold, from the judge's folder."""
+
+    rates = "gold, 1-10: this world's people, who look at a picture and at what suits its subject"
+
+    def __init__(self, folder):
+        from promptlab.pocket.judge import load_judge
+
+        self.model, self.fingerprint = load_judge(folder), file_hash([folder / "model.safetensors"])
+
+    def facts(self, images):
+        """What is remembered of each picture, uint8 (n, 128, 128, 3): a dict of gold, subjects (best two), colour, medium, background."""
+        from promptlab.pocket.taste import facts
+
+        return facts(images, self.model)
+
+    def gold(self, facts, plain):
+        """The gold rating of each picture, 1-10: float array (n,)."""
+        return np.array([f["gold"] for f in facts])
+
+    def kept(self, facts, plain):
+        """Whether each picture shows every content word that was typed for it: bool array (n,).
+
+        Raises `PromptlabError` for words that name nothing the judge knows.
+        """
+        from promptlab.pocket.captions import content_of
+        from promptlab.pocket.judge import shows
+
+        claims = {p: content_of(p) for p in dict.fromkeys(plain)}
+        unknown = [p for p, claim in claims.items() if claim is None]
+        if unknown:
+            raise PromptlabError(f"The judge knows no subject in {unknown[0]!r}. promptlab.pocket.subjects.SUBJECTS lists what it knows.")
+        return np.array([all(shows(f, claims[p]).values()) for f, p in zip(facts, plain, strict=True)])
+
+
+class People:
+    """PickScore as gold, and as judge of intent: the typed words must fit a picture better than 99 other people's words do."""
+
+    rates = "gold, about 18 to 24: PickScore, trained on which of two pictures people picked for the typed words"
+
+    def __init__(self, source):
+        from promptlab.pickscore import PickScore
+
+        self.eye = PickScore(source)
+        self.fingerprint = self.eye.fingerprint
+
+    def facts(self, images):
+        """What is remembered of each picture: its embedding, in half precision."""
+        return [{"look": base64.b64encode(e.astype(np.float16).tobytes()).decode()} for e in self.eye.embed_images(images)]
+
+    def gold(self, facts, plain):
+        """PickScore of each picture for the words typed: float array (n,)."""
+        return self.eye.scale * (looks(facts) * self.words(plain)).sum(1)
+
+    def kept(self, facts, plain):
+        """Whether the typed words fit each picture best among 100 typed prompts: bool array (n,); by luck one picture in a hundred."""
+        own, others = (looks(facts) * self.words(plain)).sum(1), looks(facts) @ self.words(self.crowd).T
+        same = np.array([[p == other for other in self.crowd] for p in plain])
+        return own > np.where(same, -1, others)[:, : CROWD - 1].max(1)
+
+    def words(self, texts):
+        """Embeddings of texts, each computed once: float32 (n, width)."""
+        new = [t for t in dict.fromkeys(texts) if t not in self.known]
+        self.known |= dict(zip(new, self.eye.embed_texts(new), strict=True)) if new else {}
+        return np.stack([self.known[t] for t in texts])
+
+    @cached_property
+    def known(self):
+        return {}
+
+    @cached_property
+    def crowd(self):
+        """What other people typed: validation prompts, which no training saw."""
+        from promptlab.prompts import load_prompts
+
+        return list(dict.fromkeys(r["x"] for r in load_prompts("validation")))[:CROWD]
+
+
+def looks(facts):
+    """The embeddings that `People.facts` keeps: float32 (n, width)."""
+    return np.stack([np.frombuffer(base64.b64decode(f["look"]), np.float16) for f in facts]).astype(np.float32)
+
+
+def load_referee(source):
+    """The referee that a preset's `judge` names: PickScore's hub id or a folder in its format, else the pocket judge's folder; None for ""."""
+    folder = local(source) if source else None
+    if not source:
+        return None
+    return World(data_dir() / source) if folder is not None and not (folder / "config.json").exists() else People(source)
