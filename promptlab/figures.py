@@ -121,14 +121,15 @@ def added(plain, text) -> list[str]:
 def shares(records, texts):
     """How often a method adds each phrase to each kind of thing: `(kinds, phrases, array (kinds, phrases) of 0-1)`.
 
-    A prompt counts under the kind of its first subject; phrases come most frequent first.
+    A prompt counts under the kind of its first subject, or where the pocket world has no such thing under its kind of source;
+    phrases come most frequent first.
     """
     from promptlab.pocket.subjects import KIND, KINDS
 
-    kind_of = [KIND[r["subjects"][0]] for r in records]
+    kind_of = [KIND.get(r["subjects"][0], r["kind"]) for r in records]
     words = [set(added(r["x"], text)) for r, text in zip(records, texts, strict=True)]
     counts = {phrase: sum(phrase in w for w in words) for phrase in sorted({p for w in words for p in w})}
-    phrases, kinds = sorted(counts, key=lambda p: -counts[p]), [k for k in KINDS if k in kind_of]
+    phrases, kinds = sorted(counts, key=lambda p: -counts[p]), [k for k in dict.fromkeys([*KINDS, *kind_of]) if k in kind_of]
     of = {k: [w for w, kind in zip(words, kind_of, strict=True) if kind == k] for k in kinds}
     table = np.array([[np.mean([p in w for w in of[k]]) for p in phrases] for k in kinds]).reshape(len(kinds), len(phrases))
     return kinds, phrases, table

@@ -88,7 +88,7 @@ class RewardSliders(_View):
         """What the best pictures are worth to the raters that no slider sees."""
         rows = self.rank()
         gold, kept = float(self.sheet.gold[rows].mean()), int(self.sheet.kept[rows].sum())
-        return f"These {len(rows)}: mean gold {gold:.1f} of 10; {kept} of {len(rows)} still show every word the person typed."
+        return f"These {len(rows)}: mean gold {gold:.1f}; {kept} of {len(rows)} still show every word the person typed."
 
     def html(self):
         """The best pictures as a grid, each with its place, prompt, seed and what the judge says."""

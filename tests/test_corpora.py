@@ -191,7 +191,7 @@ def collected(tmp_path_factory):
 def test_collections_become_splits_with_the_fields_of_all_others(collected):
     _, splits, manifest = collected
     assert tuple(splits) == SPLITS
-    fields = list(wordings.record("", "", "", "", "", None))
+    fields = list(wordings.record("", "", "", "", "a frog", None))
     assert all(list(r) == fields and r["split"] == split for split, records in splits.items() for r in records)
     assert {r["set"] for r in splits["sft"]} == {"in_domain"} and len(splits["sft"]) > 2000
     for four in (splits["sft"][i : i + 4] for i in range(0, len(splits["sft"]), 4)):

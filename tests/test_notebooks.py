@@ -4,6 +4,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import tiny_hub
 
 from promptlab import links, notebooks
 
@@ -60,3 +61,29 @@ def test_notebook_runs(path, run_folder, monkeypatch, record_property):
     assert not record["error"], record["error"]
     assert record["cells"] == sum(c.cell_type == "code" and bool(c.source.strip()) for c in read(path).cells)
     assert record["peak_memory_mb"] < 6000
+
+
+@pytest.fixture(scope="session")
+def ipython_folder(tmp_path_factory):
+    """Where kernels find a preset colab whose models lie on this disk, tiny and with random weights; the rest of it is real."""
+    folder = tmp_path_factory.mktemp("ipython")
+    startup = folder / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    fields = tiny_hub.save_colab(tmp_path_factory.mktemp("hub"))
+    lines = "import dataclasses", "from promptlab import config", f"config.PRESETS['colab'] = dataclasses.replace(config.COLAB, **{fields})"
+    (startup / "colab.py").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.mark.parametrize("path", [p for p in COURSE if p.parent == FOLDER], ids=lambda path: path.stem)
+@pytest.mark.weights
+@pytest.mark.timeout(900)
+def test_one_word_runs_a_notebook_on_stable_diffusion(path, ipython_folder, tmp_path, monkeypatch):
+    """Same cells, preset colab: pipeline, checker, CLIP, head, PickScore, GPT-2 and prompts go through the code that the hub's go through."""
+    for name, value in {"HOME": tmp_path, "SHORT": "1", "PRESET": "colab"}.items():
+        monkeypatch.setenv(f"PROMPTLAB_{name}", str(value))
+    monkeypatch.setenv("IPYTHONDIR", str(ipython_folder))
+    record = notebooks.execute(path, tmp_path)
+    assert not record["error"], record["error"]
+    said = "".join(o.get("text", "") for cell in read(tmp_path / path.name).cells for o in cell.get("outputs", []))
+    assert "Preset colab" in said and (tmp_path / "colab" / "cache" / "pictures.sqlite").exists()

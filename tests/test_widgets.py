@@ -154,9 +154,9 @@ def test_exercise_two_knows_its_wrong_answers(answer, says):
 def test_exercise_three_knows_its_wrong_answers(answer, says):
     torch.manual_seed(0)
     sheet = make_sheet(100)
-    sheet.facts = [{"medium": "silhouette" if i % 4 == 0 else "photo", "gold": 5.0} for i in range(200)]
+    sheet.prompts, sheet.facts = ["a fox, silhouette" if i % 4 == 0 else "a fox, photo" for i in range(200)], [{"gold": 5.0}] * 200
     s = sheet.scores
-    s.dark = torch.tensor([float(f["medium"] == "silhouette") for f in sheet.facts])
+    s.dark = torch.tensor([float("silhouette" in p) for p in sheet.prompts])
     sheet.similarity = lambda text: 0.2 * s.dark + 0.01 * torch.rand(200)
     s.aesthetic = s.aesthetic - s.dark  # a head that dislikes them, as ours does
     assert says in check_of("check_silhouettes", sheet=sheet, s=s, c=CALIBRATION)(answer(s))

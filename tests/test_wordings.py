@@ -6,6 +6,7 @@ import pytest
 
 from promptlab import runtime, wordings
 from promptlab.pocket.community import REPHRASED, SPLITS
+from promptlab.prompts import split_prompt
 from promptlab.runtime import PromptlabError
 
 TARGET = "a red fox in the snow, oil painting, highly detailed, moody, by candlelight, 8k"
@@ -47,7 +48,8 @@ def test_records_say_where_they_belong():
         (r["id"], r["split"], r["set"], r["y"], r["subjects"], r["colour"]) == ("ppo-0", "ppo", "in_domain", TARGET, ["fox"], "red")
         for r in four
     )
-    assert all(r["subjects"] == [] for r in wordings.in_domain("ppo", [(TARGET, None, None)], random.Random(0)))
+    unnamed = wordings.in_domain("ppo", [(TARGET, None, None)], random.Random(0))
+    assert all(r["subjects"] == [split_prompt(TARGET)[0]] for r in unnamed), "nobody said what it shows, so all of it counts"
 
 
 def test_splits_are_separated_and_sft_loses_whole_targets():

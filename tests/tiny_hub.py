@@ -126,6 +126,51 @@ def save_pickscore(folder):
     return folder
 
 
+def save_clip(folder, width=768):
+    """An open_clip model of few weights whose embeddings are as wide as ViT-L/14's, so that LAION's head can read them."""
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    vision = {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8}
+    mean_std = {"mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28]}
+    torch.manual_seed(0)
+    folder.mkdir(parents=True)
+    model = open_clip.CLIP(width, dict(vision), dict(text))
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    config = {"model_cfg": {"embed_dim": width, "vision_cfg": vision, "text_cfg": text}, "preprocess_cfg": mean_std}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def save_laion(folder):
+    """LAION's head with random weights, as a .pth file."""
+    import torch
+
+    from promptlab.rewards import laion_head
+
+    torch.manual_seed(0)
+    folder.mkdir(parents=True)
+    torch.save(laion_head().state_dict(), folder / "aesthetic-model.pth")
+    return folder
+
+
+def save_colab(folder):
+    """Tiny models for everything that the preset colab names: the fields to replace in it."""
+    places = {
+        "generator": save_sd(folder / "turbo"), "test_generator": save_sd(folder / "v1-4", seed=1), "safety": save_checker(folder / "checker", 2.0),
+        "clip": save_clip(folder / "clip"), "aesthetic": save_laion(folder / "head"), "judge": save_pickscore(folder / "pick"),
+        "language": save_gpt2(folder / "gpt2"), "sft": save_gpt2(folder / "promptist", seed=1),
+    }  # fmt: skip
+    return {k: str(v) for k, v in places.items()} | {
+        "ppo": str(places["sft"]),
+        "clip_architecture": "",
+        "image_size": 16,
+        "ppo_new_tokens": 20,
+    }
+
+
 def save_gpt2(folder, vocabulary=None, tokenizer=True, safe=True, seed=0):
     """A GPT-2 of a few thousand weights with GPT-2's kind of tokenizer; `vocabulary` smaller than the tokenizer's is a mismatch."""
     import torch

@@ -13,6 +13,7 @@ from pathlib import Path
 from promptlab.pocket.captions import BACKGROUND_WORDS, EFFECT_WORDS, MEDIUM_WORDS, PLACEBO_WORDS, a_medium, content, without_article
 from promptlab.pocket.pictures import COLOURS, Picture
 from promptlab.pocket.subjects import KIND, KINDS, SUBJECTS, with_article
+from promptlab.prompts import split_prompt
 from promptlab.runtime import write_atomically, write_jsonl
 
 # Fashion: how often a member names each medium, background and light, whatever the subject.
@@ -187,8 +188,9 @@ def out_of_domain(split, count, rng) -> list[dict]:
 
 
 def record(name, split, domain, kind, x, y, subjects=(), colour=None) -> dict:
-    """One row of a prompt file; where nobody knows what a prompt shows, `subjects` is empty."""
-    return {"id": name, "split": split, "set": domain, "kind": kind, "x": x, "y": y, "subjects": list(subjects), "colour": colour}
+    """One row of a prompt file; where nobody said what a prompt shows, its whole content is the subject."""
+    subjects = list(subjects) or [split_prompt(y or x)[0]]
+    return {"id": name, "split": split, "set": domain, "kind": kind, "x": x, "y": y, "subjects": subjects, "colour": colour}
 
 
 def distinct(records):
