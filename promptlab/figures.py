@@ -8,7 +8,8 @@ from promptlab.plots import COLOURS, wall
 from promptlab.prompts import split_prompt
 from promptlab.runtime import PromptlabError
 
-METHODS = {"plain": "plain", "engineered": "engineered", "suffix": "best suffix", "sft": "SFT", "best_of_n": "best of n", "ppo": "PPO"}
+METHODS = {"plain": "plain", "engineered": "engineered", "suffix": "best suffix", "sft": "SFT", "best_of_n": "best of n", "ppo": "PPO",
+           "pretrained": "pretrained", "pretrained sft": "pretrained, SFT", "pretrained ppo": "pretrained, PPO"}  # fmt: skip
 FINE = {"relevance": "+.3f", "intent": "+.1f"}  # other metrics move in the second decimal
 
 

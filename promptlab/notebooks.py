@@ -33,20 +33,21 @@ print(f"Preset {config.preset().name}: {config.preset().purpose}. Runs on: {runt
 
 
 def find(names=()) -> list[Path]:
-    """The notebooks of the course in order, or those `names` picks: `00_tour`, `00`, or a path to an .ipynb file.
+    """The notebooks of the course in order, or those `names` picks: `00_tour`, `00`, also `11` from beyond/, or a path to an .ipynb file.
 
     Raises `PromptlabError` naming what does not exist.
     """
     folder = (checkout() or Path.cwd()) / "notebooks"
     course = sorted(folder.glob("*.ipynb"))
-    known = f"{folder} has: {', '.join(p.stem for p in course) or 'no notebooks'}."
+    every = sorted(folder.rglob("[0-9]*.ipynb"), key=lambda path: path.name)
+    known = f"{folder} has: {', '.join(p.stem for p in every) or 'no notebooks'}."
     if not names and not course:
         raise PromptlabError(f"{known} Run this inside a checkout of promptlab, or name .ipynb files.")
     chosen = []
     for name in names:
         path = Path(name)
         is_file = path.suffix == ".ipynb" and path.is_file()
-        hits = [path] if is_file else [p for p in course if name in (p.stem, p.name, p.stem.split("_")[0])]
+        hits = [path] if is_file else [p for p in every if name in (p.stem, p.name, p.stem.split("_")[0])]
         if not hits:
             raise PromptlabError(f"There is no notebook {name!r}. {known}")
         chosen += hits

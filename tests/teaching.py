@@ -148,11 +148,11 @@ def typed(cells) -> list[str]:
     return found
 
 
-def live_widgets(cells) -> set[str]:
-    """Widgets of promptlab that a cell makes."""
+def live_widgets(cells) -> list[str]:
+    """Widgets of promptlab that the cells make, each time one is made."""
     modules = [p.read_text(encoding="utf-8") for p in (ROOT / "promptlab").rglob("*.py")]
     classes = {n for text in modules if "import ipywidgets" in text for n in re.findall(r"^class ([A-Z]\w+)", text, re.M)}
-    return {n for c in cells for n in re.findall(r"\b([A-Z]\w+)\(", c.source) if n in classes}
+    return [n for c in cells for n in re.findall(r"\b([A-Z]\w+)\(", c.source) if n in classes]
 
 
 def frame(notebook) -> dict[str, bool]:

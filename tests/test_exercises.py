@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny_policy import tiny_policy
 
-from promptlab import ppo, runtime
+from promptlab import config, ppo, runtime
 from promptlab.rewards import Scores
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
@@ -93,12 +93,22 @@ MISTAKES = {
         'return "a pizza, blurry, black and white"': "Both dislike it",
         'return "a fox"': "A middling picture",
     },
+    ("11_pretraining", "extra"): {
+        "return pretrained_out - ours_out": "in domain it has one too",
+        "return (pretrained_in - ours_in) - (pretrained_out - ours_out)": "turned round",
+    },
+    ("11_pretraining", "adapter"): {"return a * b": "stays frozen", "return r * a * b": "two matrices"},
+    ("11_pretraining", "perplexity"): {
+        "every = [v for row in logs for v in row]; return sum(math.exp(-v) for v in every) / len(every)": "exponential of the mean",
+        "return math.exp(-sum(sum(row) / len(row) for row in logs) / len(logs))": "each counts once",
+        "every = [v for row in logs for v in row]; return math.exp(sum(every) / len(every))": "surprise is not",
+    },
 }
 
 
 def exercise_cells(name):
     """The code cells of a notebook's exercises: functions to fill in and their checks."""
-    cells = nbformat.read(FOLDER / f"{name}.ipynb", 4).cells
+    cells = nbformat.read(next(FOLDER.rglob(f"{name}.ipynb")), 4).cells
     start = next(i for i, c in enumerate(cells) if c.cell_type == "markdown" and re.match(r"## .*xercises", c.source))
     return [c for c in cells[start:] if c.cell_type == "markdown" or re.search(r"^def ", c.source, re.M)]
 
@@ -147,7 +157,7 @@ def silhouettes():
     likeness = 0.2 + 0.05 * dark + 0.005 * torch.rand(60)
     sheet = types.SimpleNamespace(
         similarity=lambda text: likeness,
-        facts=[{"medium": "silhouette" if d else "photo"} for d in dark],
+        prompts=["a fox, silhouette" if d else "a fox, photo" for d in dark],
         gold=torch.rand(60),
         top=lambda values, count=16: values.argsort(descending=True, stable=True)[:count].tolist(),
     )
@@ -163,12 +173,13 @@ def foolable():
         def embeddings(self, prompts, seeds):
             return torch.tensor([[5.0 + a - 2 * b] for a, b in zip(count(prompts, rich), count(prompts, poor), strict=True)])
 
-        def facts(self, prompts, seeds):
-            golds = self.embeddings(prompts, seeds)[:, 0] - 6 * torch.tensor(count(prompts, unfit))
-            return [{"gold": float(g)} for g in golds]
+    class Sheet:
+        def __init__(self, scorer, plain, written, seeds):
+            self.gold = scorer.gallery.embeddings(written, seeds)[:, 0] - 6 * torch.tensor(count(written, unfit))
 
     scorer = types.SimpleNamespace(gallery=Gallery(), rate=lambda embeddings: embeddings[:, 0])
-    return {"scorer": scorer, "measured": {"plain": {"aesthetic": torch.full((8,), 5.5).numpy()}}}
+    names = {"sheets": types.SimpleNamespace(ContactSheet=Sheet), "config": config}
+    return {"scorer": scorer, "measured": {"plain": {"aesthetic": torch.full((8,), 5.5).numpy()}}, **names}
 
 
 def probe():

@@ -13,7 +13,7 @@ import numpy as np
 
 from promptlab import ppo, sft
 from promptlab.config import LAPTOP, POCKET, preset
-from promptlab.evaluation import SCORING, measure, results
+from promptlab.evaluation import SCORING, find, measure, results
 from promptlab.policy import load_policy, log_probs
 from promptlab.prompts import load_prompts
 from promptlab.rewards import Scorer
@@ -68,5 +68,27 @@ def write(out: Path):
         name: [measure(scorer, records, y, SEEDS, progress=True) | {"surprise": surprise(start, records, y)}] for name, y in texts.items()
     }
     found = results(measured, records, versus=("plain", "sft", "ppo", "pretrained sft"))
-    shown = [{"x": x, **{name: y[i] for name, y in texts.items()}} for i, x in enumerate(plain)]
+    shown = [{"x": r["x"], "set": r["set"], **{name: y[i] for name, y in texts.items()}} for i, r in enumerate(records)]
     write_atomically(out / "pretraining.json", json.dumps({"records": found, "rewrites": shown}, indent=1))
+
+
+def load(path=None) -> tuple[list[dict], list[dict]]:
+    """What `write` measured: the records of `evaluation.results`, and per test prompt what every method wrote.
+
+    Raises `PromptlabError` where the file is missing or damaged.
+    """
+    path = Path(path or data_dir() / "pocket" / "pretraining.json")
+    try:
+        kept = json.loads(path.read_text(encoding="utf8"))
+        return kept["records"], kept["rewrites"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PromptlabError(
+            f"{path} cannot be read ({type(error).__name__}: {error}). `git checkout -- data/pocket` restores it, "
+            "`PROMPTLAB_PRESET=laptop python -m promptlab.pocket pretraining` measures it again."
+        ) from error
+
+
+def mean_of(records, method, metric) -> float:
+    """One method's mean of a metric over the test prompts of both sets."""
+    both = [find(records, set=name, method=method, versus=None, metric=metric) for name in ("in_domain", "out_of_domain")]
+    return sum(r["n"] * r["mean"] for r in both) / sum(r["n"] for r in both)

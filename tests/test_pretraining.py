@@ -1,0 +1,66 @@
+"""The laptop run in miniature: SFT and PPO of adapters, the comparison with the shipped policies, and a second call that trains nothing."""
+
+import dataclasses
+import json
+
+import pytest
+import tiny_hub
+import torch
+
+from promptlab import config, ppo, sft
+from promptlab.evaluation import METRICS
+from promptlab.pocket import pretraining
+from promptlab.policy import load_policy
+from promptlab.runtime import PromptlabError
+
+METHODS = {"plain", "sft", "ppo", "pretrained", "pretrained sft", "pretrained ppo"}
+
+
+@pytest.fixture
+def laptop(tiny_preset, tmp_path, monkeypatch):
+    """The preset laptop on the tiny world, with a GPT-2 of a few thousand weights as the model that others pretrained."""
+    knobs = {"ppo_updates": 1, "ppo_prompts": 1, "ppo_samples": 2, "ppo_new_tokens": 8, "ppo_epochs": 1, "lora": 2, "sft_batch": 4}
+    small = dataclasses.replace(tiny_preset, name="laptop", language=str(tiny_hub.save_gpt2(tmp_path / "gpt2")), **knobs)
+    monkeypatch.setitem(config.PRESETS, "laptop", small)
+    monkeypatch.setenv("PROMPTLAB_PRESET", "laptop")
+    monkeypatch.setenv("PROMPTLAB_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(pretraining, "EXAMPLES", 8)
+    monkeypatch.setattr(pretraining, "PROMPTS", 2)
+    return small
+
+
+@pytest.mark.weights
+@pytest.mark.timeout(300)
+def test_it_trains_measures_and_goes_on(laptop, tmp_path, monkeypatch):
+    pretraining.write(tmp_path)
+    records, rewrites = pretraining.load(tmp_path / "pretraining.json")
+    assert {r["method"] for r in records} == METHODS and {r["metric"] for r in records} == {*METRICS, "surprise"}
+    assert {r["versus"] for r in records} == {None, "plain", "sft", "ppo", "pretrained sft"}
+    assert len(rewrites) == 4 and all(r.keys() == METHODS | {"x", "set"} and r["plain"] == r["x"] for r in rewrites)
+    for verb in ((ppo.PPO, "update"), (sft, "finetune")):
+        monkeypatch.setattr(*verb, lambda *a, **k: pytest.fail("a finished training was run again"))
+    (tmp_path / "pretraining.json").unlink()
+    pretraining.write(tmp_path)
+    assert pretraining.load(tmp_path / "pretraining.json") == (records, rewrites)
+
+
+def test_surprise_is_the_mean_over_the_tokens_of_a_rewrite(laptop):
+    reader = load_policy(laptop.language)
+    got = pretraining.surprise(reader, [{"x": "a frog"}, {"x": "a castle"}, {"x": "a frog"}], ["a frog, oil", "neon", "x"], batch=2)
+    for n, (x, y) in enumerate((("a frog", "a frog, oil"), ("a castle", "neon"), ("a frog", "x"))):
+        ids = torch.tensor(reader.tokenizer.encode(f"{x} Rephrase: {y}") + [reader.end])[None]
+        start = len(reader.tokenizer.encode(f"{x} Rephrase:"))
+        logs = reader.model(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None]).squeeze(-1)
+        assert got[n] == pytest.approx(-logs[start - 1 :].mean().item(), abs=1e-4)
+
+
+def test_another_preset_and_a_damaged_file_are_named(tmp_path, monkeypatch):
+    monkeypatch.delenv("PROMPTLAB_PRESET", raising=False)
+    with pytest.raises(PromptlabError, match=r"in use is 'pocket'. Put PROMPTLAB_PRESET=laptop before"):
+        pretraining.write(tmp_path)
+    file = tmp_path / "pretraining.json"
+    for text in (None, "{", json.dumps({"records": []})):
+        if text:
+            file.write_text(text)
+        with pytest.raises(PromptlabError, match="cannot be read.*pretraining"):
+            pretraining.load(file)
