@@ -8,6 +8,7 @@ from importlib import metadata
 
 from promptlab import colab, config, notebooks, runtime, sources
 from promptlab.runtime import PromptlabError
+from promptlab.weights import check_weights
 
 # Distributions whose import name is another.
 IMPORT_NAME = {"open-clip-torch": "open_clip", "pillow": "PIL"}
@@ -134,7 +135,7 @@ def weights(part) -> str:
         model = sources.HUB[source]
         return f"{source} on the hub ({model.megabytes:,.0f} MB, {model.licence}), downloaded when first needed"
     folder = runtime.data_dir() / source
-    size = sum(f.stat().st_size for f in runtime.check_weights(folder))
+    size = sum(f.stat().st_size for f in check_weights(folder))
     return f"{folder} ({size / 1e6:.1f} MB)"
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, fields
 from promptlab import sources
 from promptlab.config import POCKET, SAFETY, Preset, for_evaluation, preset
 from promptlab.rewards import PAPER_AESTHETIC_SD, PAPER_RELEVANCE_SD, PAPER_SLOPE
-from promptlab.runtime import PromptlabError, device, stored_numbers
+from promptlab.runtime import PromptlabError, device
+from promptlab.weights import stored_numbers
 
 METHODS = 4  # what a lesson's evaluation draws for every prompt: plain, a fixed ending, SFT, PPO
 # The seeds' part of a reward from one picture of x and one of y: two aesthetic ratings and one relevance. A calibrated preset

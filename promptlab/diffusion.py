@@ -6,8 +6,9 @@ from functools import cached_property
 from promptlab import sources
 from promptlab.budget import check_fits
 from promptlab.generator import HALVED, Generator
-from promptlab.runtime import PromptlabError, check_weights, file_hash, hardware, reading_weights, stored_numbers
+from promptlab.runtime import PromptlabError, hardware
 from promptlab.sources import repair_for
+from promptlab.weights import check_weights, file_hash, reading_weights, stored_numbers
 
 
 class Diffusion(Generator):

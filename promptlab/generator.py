@@ -8,19 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from promptlab.prompts import clean_prompt
-from promptlab.runtime import (
-    PromptlabError,
-    bar,
-    check_match,
-    check_weights,
-    data_dir,
-    file_hash,
-    first_line,
-    free_memory,
-    hardware,
-    reading_weights,
-)
+from promptlab.runtime import PromptlabError, bar, data_dir, first_line, free_memory, hardware
 from promptlab.sources import local
+from promptlab.weights import check_match, check_weights, file_hash, reading_weights
 
 HALVED = {}  # batch sizes that proved to fit, by generator: the next one loaded in this process starts with them
 

@@ -15,8 +15,9 @@ from functools import cached_property
 import numpy as np
 
 from promptlab.gallery import Gallery
-from promptlab.runtime import PromptlabError, file_hash, hardware, reading_weights
+from promptlab.runtime import PromptlabError, hardware
 from promptlab.sources import fetch, language_files, repair_for, tokenizer_files
+from promptlab.weights import file_hash, reading_weights
 
 PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"  # the published weights come without a tokenizer: it is OpenCLIP's
 

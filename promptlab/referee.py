@@ -9,8 +9,9 @@ from functools import cached_property
 
 import numpy as np
 
-from promptlab.runtime import PromptlabError, data_dir, file_hash
+from promptlab.runtime import PromptlabError, data_dir
 from promptlab.sources import local
+from promptlab.weights import file_hash
 
 CROWD = 100  # typed prompts among which the right one must come first; more is stricter
 

@@ -8,8 +8,9 @@ from functools import cached_property
 import numpy as np
 
 from promptlab.gallery import Gallery
-from promptlab.runtime import REPAIR, PromptlabError, check_weights, data_dir, file_hash, hardware, load_tensors, reading_weights
+from promptlab.runtime import REPAIR, PromptlabError, data_dir, hardware
 from promptlab.sources import clip_files, fetch, head_files, repair_for
+from promptlab.weights import check_weights, file_hash, load_tensors, reading_weights
 
 # What two pictures of one prompt differ by in the paper's setting (Stable Diffusion v1-4, ViT-L/14, LAION head), measured
 # from public score files: the yardstick that carries the paper's 20 and .28 over to another CLIP and another head.

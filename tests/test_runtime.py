@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from promptlab import config, runtime
 from promptlab.runtime import PromptlabError
+from promptlab.weights import check_weights, file_hash, load_safetensors, load_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -135,7 +136,7 @@ def test_hashes_of_files_are_those_of_their_contents(tmp_path):
 
     first, second = tmp_path / "a", tmp_path / "b"
     first.write_bytes(os.urandom(2**24 + 5)), second.write_bytes(b"more")
-    assert runtime.file_hash([first, second]) == hashlib.sha256(first.read_bytes() + b"more").hexdigest()[:16]
+    assert file_hash([first, second]) == hashlib.sha256(first.read_bytes() + b"more").hexdigest()[:16]
 
 
 def test_write_makes_folders_and_replaces(tmp_path):
@@ -180,7 +181,7 @@ def broken(path, how):
 
 
 @pytest.mark.parametrize("how", ["missing", "truncated", "empty", "text", "pickle"])
-@pytest.mark.parametrize("read", [runtime.check_weights, runtime.load_safetensors])
+@pytest.mark.parametrize("read", [check_weights, load_safetensors])
 def test_broken_weights_name_file_and_repair(weights, read, how):
     broken(weights, how)
     with pytest.raises(PromptlabError) as error:
@@ -192,10 +193,10 @@ def test_broken_weights_name_file_and_repair(weights, read, how):
 
 
 def test_good_weights_load(weights):
-    assert runtime.check_weights(weights) == runtime.check_weights(weights.parent) == [weights]
-    assert set(runtime.load_safetensors(weights)) == {"weight", "bias"}
-    module = runtime.load_weights(torch.nn.Linear(3, 2), weights)
-    assert torch.equal(module.weight, runtime.load_safetensors(weights)["weight"]) and not module.training
+    assert check_weights(weights) == check_weights(weights.parent) == [weights]
+    assert set(load_safetensors(weights)) == {"weight", "bias"}
+    module = load_weights(torch.nn.Linear(3, 2), weights)
+    assert torch.equal(module.weight, load_safetensors(weights)["weight"]) and not module.training
 
 
 def test_a_folder_is_checked_file_by_file(weights):
@@ -203,13 +204,13 @@ def test_a_folder_is_checked_file_by_file(weights):
     second = weights.parent / "deep" / "vae.safetensors"
     second.write_bytes(weights.read_bytes()[:40])
     with pytest.raises(PromptlabError, match="vae.safetensors"):
-        runtime.check_weights(weights.parent)
+        check_weights(weights.parent)
     second.unlink(), weights.unlink()
     with pytest.raises(PromptlabError, match="holds no weights"):
-        runtime.check_weights(weights.parent)
+        check_weights(weights.parent)
 
 
 @pytest.mark.parametrize("foreign", [torch.nn.Linear(4, 2), torch.nn.Sequential(torch.nn.Linear(3, 2))])
 def test_another_models_weights_are_refused(weights, foreign):
     with pytest.raises(PromptlabError, match="model.safetensors"):
-        runtime.load_weights(foreign, weights)
+        load_weights(foreign, weights)

@@ -20,7 +20,8 @@ from promptlab import config
 from promptlab.generator import load_generator
 from promptlab.pocket.judge import load_judge
 from promptlab.rewards import Clip, load_aesthetic, load_calibration
-from promptlab.runtime import REPAIR, PromptlabError, check_weights, data_dir
+from promptlab.runtime import REPAIR, PromptlabError, data_dir
+from promptlab.weights import check_weights
 
 pytestmark = pytest.mark.weights
 POCKET = data_dir() / "pocket"

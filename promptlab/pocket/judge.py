@@ -10,7 +10,8 @@ from promptlab.pocket.pairs import pairs_twice
 from promptlab.pocket.pictures import BACKGROUNDS, COLOURS, MEDIA
 from promptlab.pocket.subjects import SUBJECTS
 from promptlab.pocket.training import train
-from promptlab.runtime import device, load_weights
+from promptlab.runtime import device
+from promptlab.weights import load_weights
 
 STEPS, BATCH = 12_000, 128
 HEADS = {"subject": SUBJECTS, "colour": (*COLOURS, "its own"), "medium": MEDIA, "background": BACKGROUNDS}
