@@ -38,6 +38,7 @@ class LiveRun(_View):
         self.folder = Path(folder or own_folder(policy, self.settings))
         log = self.folder / "metrics.jsonl"
         self.history = read_jsonl(log) if log.exists() else []
+        self.begun = len(self.history)  # updates that an earlier call made
         self.stopping, self.error, self._thread = False, None, None
         train = lambda quiet: ppo.train(policy, pool, reward, self.folder, updates, self.settings, self._watch, quiet=quiet)  # noqa: E731
         self._page = None
@@ -99,7 +100,15 @@ class LiveRun(_View):
         last, said = self.history[-1], []
         for name, form in (("reward", "+.2f"), ("gold", ".1f"), ("kl", ".1f")):
             said += [f"{'KL' if name == 'kl' else name} {last[name]:{form}}"] if name in last else []
-        return f"{len(self.history)} of {self.updates} updates: {', '.join(said)}."
+        since = f" It went on from update {self.begun}." if self.begun else ""
+        return f"{len(self.history)} of {self.updates} updates: {', '.join(said)}.{since}"
+
+    def _line_of(self, training):
+        """The status, and after a stop what is kept and how to go on."""
+        if self.error:
+            return f"Stopped by an error: {self.error}"
+        early = self.history and not training and len(self.history) < self.updates
+        return self.status + " Stopped: a checkpoint is kept, and the same cell goes on from it." * bool(early)
 
     @cached_property
     def widget(self):
@@ -118,7 +127,7 @@ class LiveRun(_View):
             self._page.update(self._html(True))
         if "widget" not in self.__dict__:
             return
-        self._line.value = f"<b>{html.escape(f'Stopped by an error: {self.error}' if self.error else self.status)}</b>"
+        self._line.value = f"<b>{html.escape(self._line_of(running))}</b>"
         self._button.description = "stopping after this update" if running and self.stopping else "stop here" if running else "ended"
         self._button.disabled = self.stopping or not running
         if self.history:
@@ -138,7 +147,7 @@ class LiveRun(_View):
         from IPython.display import HTML
 
         hint = " To stop after the update in progress: interrupt (Runtime menu). A checkpoint is kept." if training else ""
-        line = f"<b>{html.escape(self.status)}</b>{hint}"
+        line = f"<b>{html.escape(self._line_of(training))}</b>{hint}"
         return HTML(line + (self._picture() if self.history and training else ""))
 
     def figure(self):

@@ -155,6 +155,7 @@ def curves(runs, keys=CURVES, columns=5, figure=None):
     which those nobody measured are left out; `figure` an empty one to draw in, for threads, which must not share pyplot's.
     """
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     runs = runs if isinstance(runs, dict) else {"": runs}
     shown = [key for key in keys if any(key in m for history in runs.values() for m in history)]
@@ -168,10 +169,13 @@ def curves(runs, keys=CURVES, columns=5, figure=None):
         for history, style in zip(runs.values(), ("-", "--", ":", "-.") * len(runs), strict=False):
             at, values = zip(*[(m["update"] + 1, m[key]) for m in history if key in m] or [(float("nan"), float("nan"))], strict=True)
             means = [sum(values[max(0, i - 4) : i + 1]) / len(values[max(0, i - 4) : i + 1]) for i in range(len(values))]
-            ax.plot(at, values, "o", color=COLOURS.get(key, "black"), alpha=0.25, markersize=2.5)
+            ax.plot(
+                at, values, "o", color=COLOURS.get(key, "black"), alpha=0.25 if len(at) > 5 else 0.8, markersize=2.5 if len(at) > 5 else 4
+            )
             ax.plot(at, means, style, color=COLOURS.get(key, "black"))
         ax.set_title(CURVES.get(key, key), fontsize=8)
         ax.tick_params(labelsize=7)
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         ax.spines[["top", "right"]].set_visible(False)
     figure.supxlabel("update", fontsize=8)
     if shown and len(runs) > 1:
@@ -196,7 +200,7 @@ def film(gallery, prompts, frames, seed=11, most=6):
     steps = [steps[round(i * (len(steps) - 1) / max(1, count - 1))] for i in range(count)]
     texts = [frames[step][row] for row in range(len(prompts)) for step in steps]
     titles = [textwrap.wrap(", ".join(split_prompt(text)[1]) or "(nothing)", 22)[:5] for text in texts]
-    titles[: len(steps)] = [[f"AFTER {step} UPDATES", *lines] for step, lines in zip(steps, titles, strict=False)]
+    titles[: len(steps)] = [[f"AFTER {step} UPDATE{'S' * (step != 1)}", *lines] for step, lines in zip(steps, titles, strict=False)]
     pictures = gallery.pictures(texts, [seed] * len(texts))
     return wall(pictures, ["\n".join(lines) for lines in titles], len(steps), 1.45, [textwrap.fill(p, 14) for p in prompts])
 

@@ -102,8 +102,9 @@ def test_on_colab_an_interrupt_writes_a_checkpoint_and_returns(tmp_path, page):
         return vivid(plain, written, seeds)
 
     assert len(run(tmp_path, 9, reward).history) == 2 and (tmp_path / "ppo.ckpt").exists()
-    assert "<b>2 of 9 updates" in page[-1]
+    assert "<b>2 of 9 updates" in page[-1] and "Stopped: a checkpoint is kept, and the same cell goes on from it." in page[-1]
     assert len(run(tmp_path, 3).history) == 3, "the same call goes on"
+    assert "It went on from update 2." in page[-1] and "Stopped" not in page[-1]
 
 
 @pytest.mark.parametrize("press", [lambda r: r._button.click(), lambda r: r.stop()], ids=["button", "method"])
