@@ -182,8 +182,8 @@ COLAB = Preset(
     test_steps=20,  # the paper's
     test_guidance=7.5,  # the paper's
     test_scheduler="DPMSolverMultistepScheduler",  # the paper's
-    seconds_per_image=0.45,  # a T4 at about 15 TFLOP/s: UNet 0.05, decoder 0.2, CLIP in float32 0.1, checker and transfers 0.1
-    seconds_per_test_image=3.6,  # 40 UNet calls of 0.08, as public timings of v1 on a T4 say, and 0.4 as above
+    seconds_per_image=0.5,  # a T4 at about 15 TFLOP/s: UNet 0.05, decoder 0.2, CLIP in float32 0.1, PickScore 0.05, checker and transfers 0.1
+    seconds_per_test_image=3.65,  # 40 UNet calls of 0.08, as public timings of v1 on a T4 say, and 0.45 as above
     seconds_per_update=6.0,  # writing 48 rewrites of 60 tokens 3, two passes over them 3
     timed="estimated for a T4",
 )

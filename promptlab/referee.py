@@ -19,8 +19,6 @@ CROWD = 100  # typed prompts among which the right one must come first; more is 
 class World:
     """The pocket world's judge and gold, from the judge's folder."""
 
-    rates = "gold, 1-10: this world's people, who look at a picture and at what suits its subject"
-
     def __init__(self, folder):
         from promptlab.pocket.judge import load_judge
 
@@ -53,8 +51,6 @@ class World:
 
 class People:
     """PickScore as gold, and as judge of intent: the typed words must fit a picture better than 99 other people's words do."""
-
-    rates = "gold, about 18 to 24: PickScore, trained on which of two pictures people picked for the typed words"
 
     def __init__(self, source):
         from promptlab.pickscore import PickScore

@@ -42,7 +42,7 @@ class ContactSheet:
         judge = self.scorer.gallery.judge
         if not judge:
             raise PromptlabError(
-                f"The preset {self.scorer.gallery.preset.name!r} has no judge, so there is no gold. Use the preset pocket."
+                f"The preset {self.scorer.gallery.preset.name!r} has no judge, so there is no gold. Let its field judge name one, such as PickScore."
             )
         return torch.from_numpy(getattr(judge, what)(self.facts, self.plain))
 

@@ -13,7 +13,7 @@ import pytest
 import tiny_hub
 import torch
 from safetensors.torch import save_file
-from test_models import TEXTS, UNETS, VAE, safety_checker, text_encoder
+from test_models import TEXTS, UNETS, VAE, pickscore_config, safety_checker, text_encoder
 
 from promptlab.budget import estimate_memory
 from promptlab.config import COLAB, for_evaluation
@@ -85,15 +85,32 @@ def eyes(tmp_path_factory):
     return folder
 
 
-def test_stable_diffusion_clip_and_head_score_a_picture(v1_4, eyes, tmp_path):
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    """A folder as PickScore: 986 million random weights, with CLIP's tokenizer and picture processor."""
+    from transformers import CLIPImageProcessor, CLIPModel
+
+    folder = tmp_path_factory.mktemp("people") / "pickscore"
+    save_clip_tokenizer(folder)
+    CLIPImageProcessor().save_pretrained(folder)
+    torch.manual_seed(0)
+    CLIPModel(pickscore_config()).half().save_pretrained(folder)
+    return folder
+
+
+def test_stable_diffusion_clip_and_head_score_a_picture(v1_4, eyes, people, tmp_path):
     """The whole path of a reward, two steps, by the code every lesson uses."""
     from promptlab.rewards import Scorer
+    from promptlab.sheets import ContactSheet
+    from promptlab.sources import HUB
 
     chosen = dataclasses.replace(
-        V1_4, generator=str(v1_4), safety=str(v1_4), clip=str(eyes), aesthetic=str(eyes / "head.pth"), steps=2, batch=1
+        V1_4, generator=str(v1_4), safety=str(v1_4), clip=str(eyes), aesthetic=str(eyes / "head.pth"), judge=str(people), steps=2, batch=1
     )
     scorer = Scorer(chosen, tmp_path)
-    scores = scorer.score(["a frog"], ["a frog"], [1])
+    sheet = ContactSheet(scorer, ["a frog"], ["a frog"], [1])
+    scores, eye = sheet.scores, scorer.gallery.judge.eye.model
+    assert sum(p.numel() for p in eye.parameters()) == HUB["yuvalkirstain/PickScore_v1"].parts["clip"] and sheet.gold.isfinite().all()
     assert scores.aesthetic.isfinite().all() and -1 < scores.relevance.item() < 1
     drawer = scorer.gallery.generator
     assert type(drawer.pipe.scheduler).__name__ == "DPMSolverMultistepScheduler" and drawer.size == 512
