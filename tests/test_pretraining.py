@@ -7,10 +7,11 @@ import pytest
 import tiny_hub
 import torch
 
-from promptlab import config, ppo, sft
+from promptlab import config, evaluation, ppo, sft
 from promptlab.evaluation import METRICS
 from promptlab.pocket import pretraining
 from promptlab.policy import load_policy
+from promptlab.prompts import split_prompt
 from promptlab.runtime import PromptlabError
 
 METHODS = {"plain", "sft", "ppo", "pretrained", "pretrained sft", "pretrained ppo"}
@@ -64,3 +65,20 @@ def test_another_preset_and_a_damaged_file_are_named(tmp_path, monkeypatch):
             file.write_text(text)
         with pytest.raises(PromptlabError, match="cannot be read.*pretraining"):
             pretraining.load(file)
+
+
+def test_what_lesson_11_says_of_the_shipped_run_is_so():
+    """Its sentences state no number, but they do say who is ahead and where the words went."""
+    records, rewrites = pretraining.load()
+    find = lambda name, method, versus, metric: evaluation.find(records, set=name, method=method, versus=versus, metric=metric)  # noqa: E731
+    for name in ("in_domain", "out_of_domain"):
+        assert find(name, "pretrained ppo", "ppo", "gold")["high"] < 0 < find(name, "pretrained ppo", "pretrained sft", "reward")["low"]
+        assert find(name, "pretrained sft", "sft", "intent")["high"] < 0
+    for kind in ("pair", "label"):
+        assert find(f"out_of_domain: {kind}", "pretrained sft", None, "intent")["mean"] < 15, "lost by SFT"
+        assert find(f"out_of_domain: {kind}", "pretrained ppo", None, "intent")["mean"] < 15, "and not found again by PPO"
+    pairs = [r for r in rewrites if " and " in r["x"] and r["set"] == "out_of_domain"]
+    assert pairs and not any(" and " in split_prompt(r["pretrained sft"])[0] for r in pairs)
+    fluent = min(METHODS, key=lambda m: pretraining.mean_of(records, m, "surprise"))
+    assert fluent == "pretrained" == min(METHODS, key=lambda m: pretraining.mean_of(records, m, "intent")), "reads best, keeps least"
+    assert max(METHODS, key=lambda m: pretraining.mean_of(records, m, "gold")) == "ppo"
