@@ -250,13 +250,13 @@ def run_folder(stage, policy: Policy, inputs) -> Path:
 
 
 def stage_policy(stage, chosen: Preset | None = None, shipped=False) -> Policy:
-    """The policy of a stage, "language", "sft" or "ppo": your own where you trained one, else (or if `shipped`) the one the preset names.
+    """The policy of a stage, "language", "sft" or "ppo": your own where you trained one, else (or first, if `shipped`) the one the preset names.
 
     Prints in one line which of them it is. Raises `PromptlabError` as `load_policy` does, and where the preset names none.
     """
     chosen = chosen or preset()
     own, given = own_policy(stage, chosen), getattr(chosen, stage)
-    if (own / "config.json").exists() and not shipped:
+    if (own / "config.json").exists() and not (shipped and given):
         print(f"{stage} policy: your own, {own}")
         return load_policy(own)
     if not given:

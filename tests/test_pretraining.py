@@ -10,7 +10,7 @@ import torch
 from promptlab import config, evaluation, ppo, sft
 from promptlab.evaluation import METRICS
 from promptlab.pocket import pretraining
-from promptlab.policy import load_policy
+from promptlab.policy import load_policy, stage_policy
 from promptlab.prompts import split_prompt
 from promptlab.runtime import PromptlabError
 
@@ -20,7 +20,17 @@ METHODS = {"plain", "sft", "ppo", "pretrained", "pretrained sft", "pretrained pp
 @pytest.fixture
 def laptop(tiny_preset, tmp_path, monkeypatch):
     """The preset laptop on the tiny world, with a GPT-2 of a few thousand weights as the model that others pretrained."""
-    knobs = {"ppo_updates": 1, "ppo_prompts": 1, "ppo_samples": 2, "ppo_new_tokens": 8, "ppo_epochs": 1, "lora": 2, "sft_batch": 4}
+    knobs = {
+        "ppo_updates": 1,
+        "ppo_prompts": 1,
+        "ppo_samples": 2,
+        "ppo_new_tokens": 8,
+        "ppo_epochs": 1,
+        "lora": 2,
+        "sft_batch": 4,
+        "sft": "",
+        "ppo": "",
+    }
     small = dataclasses.replace(tiny_preset, name="laptop", language=str(tiny_hub.save_gpt2(tmp_path / "gpt2")), **knobs)
     monkeypatch.setitem(config.PRESETS, "laptop", small)
     monkeypatch.setenv("PROMPTLAB_PRESET", "laptop")
@@ -32,11 +42,13 @@ def laptop(tiny_preset, tmp_path, monkeypatch):
 
 @pytest.mark.weights
 @pytest.mark.timeout(300)
-def test_it_trains_measures_and_goes_on(laptop, tmp_path, monkeypatch):
+def test_it_trains_measures_and_goes_on(laptop, tmp_path, monkeypatch, capsys):
     pretraining.write(tmp_path)
     records, rewrites = pretraining.load(tmp_path / "pretraining.json")
     assert {r["method"] for r in records} == METHODS and {r["metric"] for r in records} == {*METRICS, "surprise"}
     assert {r["versus"] for r in records} == {None, "plain", "sft", "ppo", "pretrained sft"}
+    assert "your own" in (stage_policy("ppo").rewrite(["a frog"]) and capsys.readouterr().out), "lessons go on with what was trained"
+    assert stage_policy("sft", shipped=True), "where none is shipped, your own is the one"
     assert len(rewrites) == 4 and all(r.keys() == METHODS | {"x", "set"} and r["plain"] == r["x"] for r in rewrites)
     for verb in ((ppo.PPO, "update"), (sft, "finetune")):
         monkeypatch.setattr(*verb, lambda *a, **k: pytest.fail("a finished training was run again"))

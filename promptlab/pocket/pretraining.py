@@ -14,7 +14,7 @@ import numpy as np
 from promptlab import ppo, sft
 from promptlab.config import LAPTOP, POCKET, preset
 from promptlab.evaluation import SCORING, find, measure, results
-from promptlab.policy import load_policy, log_probs
+from promptlab.policy import load_policy, log_probs, own_policy
 from promptlab.prompts import load_prompts
 from promptlab.rewards import Scorer
 from promptlab.runtime import PromptlabError, data_dir, home, write_atomically
@@ -37,7 +37,10 @@ def surprise(reader, records, texts, batch=16):
 
 
 def train(start, scorer, folder):
-    """SFT, then PPO, from a language model: the two policies. Both are kept in `folder`, and nothing is trained twice."""
+    """SFT, then PPO, from a language model: the two policies. Nothing is trained twice.
+
+    They also become the reader's own policies of the preset, which every lesson then uses, unless there are some already.
+    """
     kept = folder / "sft-policy"
     if not (kept / "config.json").exists():
         examples = random.Random(0).sample(load_prompts("sft"), EXAMPLES)
@@ -45,6 +48,9 @@ def train(start, scorer, folder):
     tuned = load_policy(kept)
     trained, pool = copy.deepcopy(tuned), list(dict.fromkeys(r["x"] for r in load_prompts("ppo")))
     ppo.train(trained, pool, ppo.PictureReward(scorer), folder / "ppo", preset().ppo_updates)
+    for stage, policy in (("sft", tuned), ("ppo", trained)):
+        if not (own_policy(stage) / "config.json").exists():
+            policy.save(own_policy(stage))
     return tuned, trained
 
 
