@@ -141,8 +141,11 @@ def words_by_kind(records, texts, count=14, title=None):
     import matplotlib.pyplot as plt
 
     kinds, phrases, table = shares(records, texts)
-    if not phrases:
-        raise PromptlabError("This method adds no word to any of these prompts, so there is nothing to show.")
+    if not phrases:  # an untrained policy; the lesson goes on
+        figure, ax = plt.subplots(figsize=(5, 0.8))
+        ax.text(0.5, 0.5, "This method adds no word to any of these prompts.", ha="center", va="center")
+        ax.set_axis_off(), plt.close(figure)
+        return figure
     phrases, percent = phrases[:count], 100 * table[:, :count]
     figure, ax = plt.subplots(figsize=(1.6 + 0.52 * len(phrases), 1.7 + 0.32 * len(kinds)), layout="constrained")
     ax.imshow(percent, cmap="Greys", vmin=0, vmax=100, aspect="auto")

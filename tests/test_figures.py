@@ -87,5 +87,5 @@ def test_words_are_counted_under_the_kind_of_the_first_subject():
     figure = figures.words_by_kind(RECORDS, texts, count=1, title="PPO")
     assert labels(figure.axes[0]) == kinds and [t for t in text_of(figure) if t] == ["50", "100", "0", "PPO"]
     draw(figure)
-    with pytest.raises(PromptlabError, match="adds no word"):
-        figures.words_by_kind(RECORDS, [r["x"] for r in RECORDS])
+    nothing = figures.words_by_kind(RECORDS, [r["x"] for r in RECORDS])
+    assert any("adds no word" in t for t in text_of(nothing)) and draw(nothing)
