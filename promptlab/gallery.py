@@ -55,7 +55,7 @@ class Gallery:
 
     @cached_property
     def judge(self):
-        """The referee (promptlab.referee), loaded when the first picture is drawn; None for a preset without one."""
+        """The referee (promptlab.referee), loaded when a picture is first asked for; None for a preset without one."""
         return load_referee(self.preset.judge)
 
     @cached_property

@@ -8,7 +8,7 @@ import os
 import re
 from pathlib import Path
 
-from promptlab.notebooks import SETUP_CELL
+from promptlab.notebooks import SETUP_CELL, course
 from promptlab.runtime import PromptlabError, checkout, write_atomically
 
 COLAB = "https://colab.research.google.com/github"
@@ -38,11 +38,6 @@ def repository() -> str:
             f"repository = {found[1]!r} in pyproject.toml is nothing to install from. Write git+https://host/you/promptlab, or nothing."
         )
     return found[1]
-
-
-def course(folder: Path) -> list[Path]:
-    """Every notebook in the order of its number, those in folders below too."""
-    return sorted((p for p in folder.rglob("[0-9]*.ipynb") if ".ipynb_checkpoints" not in p.parts), key=lambda p: p.name)
 
 
 def setup_cell(source: str) -> str:

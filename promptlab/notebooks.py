@@ -32,16 +32,21 @@ colab.setup()  # what is missing on Colab, and your earlier run; elsewhere it do
 print(f"Preset {config.preset().name}: {config.preset().purpose}. Runs on: {runtime.hardware()}.")"""
 
 
+def course(folder: Path) -> list[Path]:
+    """Every notebook in the order of its number, those in folders below too."""
+    return sorted((p for p in folder.rglob("[0-9]*.ipynb") if ".ipynb_checkpoints" not in p.parts), key=lambda p: p.name)
+
+
 def find(names=()) -> list[Path]:
     """The notebooks of the course in order, or those `names` picks: `00_tour`, `00`, also `11` from beyond/, or a path to an .ipynb file.
 
     Raises `PromptlabError` naming what does not exist.
     """
     folder = (checkout() or Path.cwd()) / "notebooks"
-    course = sorted(folder.glob("*.ipynb"))
-    every = sorted(folder.rglob("[0-9]*.ipynb"), key=lambda path: path.name)
+    core = sorted(folder.glob("*.ipynb"))
+    every = core + [p for p in course(folder) if p.parent != folder]
     known = f"{folder} has: {', '.join(p.stem for p in every) or 'no notebooks'}."
-    if not names and not course:
+    if not names and not core:
         raise PromptlabError(f"{known} Run this inside a checkout of promptlab, or name .ipynb files.")
     chosen = []
     for name in names:
@@ -51,7 +56,7 @@ def find(names=()) -> list[Path]:
         if not hits:
             raise PromptlabError(f"There is no notebook {name!r}. {known}")
         chosen += hits
-    return chosen or course
+    return chosen or core
 
 
 def run_folder() -> Path:

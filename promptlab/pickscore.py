@@ -25,7 +25,8 @@ PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"  # the published weights com
 class PickScore:
     """The model and what prepares pictures and words for it; half precision on a GPU, as it is large (986 million weights).
 
-    Args: `source`, `processor` folders or hub ids; without a `processor` what lies in the folder of `source`, else the published one. Raises `PromptlabError` where one is missing or holds another model.
+    Args: `source`, `processor` folders or hub ids; without a `processor` what lies in the folder of `source`, else the published one.
+    Raises `PromptlabError` where one is missing or holds another model.
     """
 
     def __init__(self, source="yuvalkirstain/PickScore_v1", processor=""):

@@ -169,9 +169,8 @@ def curves(runs, keys=CURVES, columns=5, figure=None):
         for history, style in zip(runs.values(), ("-", "--", ":", "-.") * len(runs), strict=False):
             at, values = zip(*[(m["update"] + 1, m[key]) for m in history if key in m] or [(float("nan"), float("nan"))], strict=True)
             means = [sum(values[max(0, i - 4) : i + 1]) / len(values[max(0, i - 4) : i + 1]) for i in range(len(values))]
-            ax.plot(
-                at, values, "o", color=COLOURS.get(key, "black"), alpha=0.25 if len(at) > 5 else 0.8, markersize=2.5 if len(at) > 5 else 4
-            )
+            dot = {"alpha": 0.25, "markersize": 2.5} if len(at) > 5 else {"alpha": 0.8, "markersize": 4}  # few must be seen
+            ax.plot(at, values, "o", color=COLOURS.get(key, "black"), **dot)
             ax.plot(at, means, style, color=COLOURS.get(key, "black"))
         ax.set_title(CURVES.get(key, key), fontsize=8)
         ax.tick_params(labelsize=7)

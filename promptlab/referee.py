@@ -13,7 +13,7 @@ from promptlab.runtime import PromptlabError, data_dir
 from promptlab.sources import local
 from promptlab.weights import file_hash
 
-CROWD = 100  # typed prompts among which the right one must come first; more is stricter
+OTHERS = 99  # other typed prompts that the right one must beat; more is stricter
 
 
 class World:
@@ -55,7 +55,7 @@ class People:
     def __init__(self, source):
         from promptlab.pickscore import PickScore
 
-        self.eye = PickScore(source)
+        self.eye, self.known = PickScore(source), {}  # known: embeddings of texts, by text
         self.fingerprint = self.eye.fingerprint
 
     def facts(self, images):
@@ -70,7 +70,7 @@ class People:
         """Whether the typed words fit each picture best among 100 typed prompts: bool array (n,); by luck one picture in a hundred."""
         own, others = (looks(facts) * self.words(plain)).sum(1), looks(facts) @ self.words(self.crowd).T
         same = np.array([[p == other for other in self.crowd] for p in plain])
-        return own > np.where(same, -1, others)[:, : CROWD - 1].max(1)
+        return own > np.where(same, -1, others).max(1)
 
     def words(self, texts):
         """Embeddings of texts, each computed once: float32 (n, width)."""
@@ -79,15 +79,11 @@ class People:
         return np.stack([self.known[t] for t in texts])
 
     @cached_property
-    def known(self):
-        return {}
-
-    @cached_property
     def crowd(self):
         """What other people typed: validation prompts, which no training saw."""
         from promptlab.prompts import load_prompts
 
-        return list(dict.fromkeys(r["x"] for r in load_prompts("validation")))[:CROWD]
+        return list(dict.fromkeys(r["x"] for r in load_prompts("validation")))[:OTHERS]
 
 
 def looks(facts):
@@ -97,7 +93,7 @@ def looks(facts):
 
 def load_referee(source):
     """The referee that a preset's `judge` names: PickScore's hub id or a folder in its format, else the pocket judge's folder; None for ""."""
-    folder = local(source) if source else None
     if not source:
         return None
+    folder = local(source)
     return World(data_dir() / source) if folder is not None and not (folder / "config.json").exists() else People(source)

@@ -159,6 +159,22 @@ def test_run_tells_what_it_cannot_find(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_run_finds_lessons_beyond_the_course_by_name_only_and_no_checkpoints(tmp_path, monkeypatch):
+    monkeypatch.setattr(notebooks, "checkout", lambda: tmp_path)
+    for name in (
+        "00_tour",
+        "mine",
+        "beyond/11_more",
+        ".ipynb_checkpoints/00_tour-checkpoint",
+        "beyond/.ipynb_checkpoints/11_more-checkpoint",
+    ):
+        path = tmp_path / "notebooks" / f"{name}.ipynb"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    names = lambda *asked: [p.stem for p in notebooks.find(asked)]  # noqa: E731
+    assert names() == ["00_tour", "mine"] and names("00", "11", "mine") == ["00_tour", "11_more", "mine"]
+
+
 def test_run_tells_a_file_that_is_no_notebook(tmp_path, capsys):
     (tmp_path / "90_text.ipynb").write_text("hello")
     assert cli.main(["run", str(tmp_path / "90_text.ipynb")]) == 1
