@@ -49,7 +49,7 @@ def run(names) -> int:
 
 def prompts(chosen):
     """Fetch, filter and divide public collections, and say what was kept and where."""
-    from promptlab import corpora, wordings
+    from promptlab.prompts import collections, instruct, load
 
     if config.preset().prompts:
         raise PromptlabError(
@@ -57,11 +57,11 @@ def prompts(chosen):
         )
     given = {"prompts": chosen.collection, "typed": chosen.typed, "captions": chosen.captions, "parti": chosen.parti}
     wanted = {kind: None if name == "none" else name for kind, name in given.items() if name}
-    defaults = dict(zip(given, corpora.COLLECTIONS, strict=True))
-    size = sum(corpora.COLLECTIONS[n].megabytes for n in (defaults | wanted).values() if n in corpora.COLLECTIONS)
+    defaults = dict(zip(given, collections.COLLECTIONS, strict=True))
+    size = sum(collections.COLLECTIONS[n].megabytes for n in (defaults | wanted).values() if n in collections.COLLECTIONS)
     print(f"Downloads about {size} MB the first time (estimated).", flush=True)
-    splits, manifest = corpora.fetch(**wanted, limit=chosen.limit, writer=wordings.instruct(chosen.instruct) if chosen.instruct else None)
-    folder = wordings.write(splits, manifest)
+    splits, manifest = collections.fetch(**wanted, limit=chosen.limit, writer=instruct.instruct(chosen.instruct) if chosen.instruct else None)
+    folder = load.write(splits, manifest)
     for name, c in manifest["collections"].items():
         gone = ", ".join(f"{n} by {why}" for why, n in c["filtered out"].items()) or "none"
         print(f"{name} ({c['licence']}): {c['kept']} of {c['read']} kept; filtered out: {gone}")

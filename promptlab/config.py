@@ -36,7 +36,7 @@ class Preset:
     language: str  # the language model that every policy starts from
     sft: str  # the policy after supervised fine-tuning for those who have not trained one; empty: there is none
     ppo: str  # the policy after PPO, likewise
-    prompts: str  # folder of training and test prompts below the data folder; empty: keyword tables or public collections (`wordings`)
+    prompts: str  # folder of training and test prompts below the data folder; empty: keyword tables or public collections (`prompts.load`)
     # Drawing
     image_size: int  # pixels a side
     steps: int  # denoising steps a picture: more is finer, and slower in proportion

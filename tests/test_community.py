@@ -12,6 +12,7 @@ from promptlab.pocket.captions import MEDIUM_WORDS, PLACEBO_WORDS, content, cont
 from promptlab.pocket.pictures import Picture
 from promptlab.pocket.subjects import KIND, SUBJECTS
 from promptlab.prompts import load_prompts
+from promptlab.prompts.records import normalised
 from promptlab.runtime import PromptlabError, data_dir
 
 SPLITS = {split: load_prompts(split) for split in c.SPLITS}
@@ -28,7 +29,7 @@ def test_the_shipped_files_are_what_the_command_writes(tmp_path):
 @pytest.mark.parametrize("a, b", PAIRS)
 def test_splits_share_no_prompt_no_content_and_no_wording(a, b):
     for field in ("x", "y"):
-        texts = [{c.normalised(r[field]) for r in SPLITS[s] if r[field]} for s in (a, b)]
+        texts = [{normalised(r[field]) for r in SPLITS[s] if r[field]} for s in (a, b)]
         assert not texts[0] & texts[1]
     contents = [{(*sorted(r["subjects"]), r["colour"]) for r in SPLITS[s]} for s in (a, b)]
     assert not contents[0] & contents[1]
@@ -60,7 +61,7 @@ def test_in_and_out_of_domain_are_the_kinds_sft_saw_and_the_others():
 def test_every_prompt_outside_sft_occurs_once():
     for split, records in SPLITS.items():
         if split != "sft":
-            assert max(Counter(c.normalised(r["x"]) for r in records).values()) == 1
+            assert max(Counter(normalised(r["x"]) for r in records).values()) == 1
 
 
 @pytest.mark.parametrize("split", c.SPLITS)
@@ -96,7 +97,7 @@ def test_habits_follow_fashion_more_than_fit():
 
 @pytest.mark.parametrize("damage", ["missing", "text"])
 def test_a_damaged_split_is_named(tmp_path, monkeypatch, damage):
-    monkeypatch.setattr("promptlab.prompts.data_dir", lambda: tmp_path)
+    monkeypatch.setattr("promptlab.prompts.load.data_dir", lambda: tmp_path)
     (tmp_path / "prompts").mkdir()
     if damage == "text":
         (tmp_path / "prompts" / "test.jsonl").write_text(json.dumps({"x": "a frog"}) + "\n{")

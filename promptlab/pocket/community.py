@@ -7,13 +7,12 @@ promptlab.pocket prompts` writes `data/prompts/`.
 
 import json
 import random
-import zlib
 from pathlib import Path
 
 from promptlab.pocket.captions import BACKGROUND_WORDS, EFFECT_WORDS, MEDIUM_WORDS, PLACEBO_WORDS, a_medium, content, without_article
 from promptlab.pocket.pictures import COLOURS, Picture
 from promptlab.pocket.subjects import KIND, KINDS, SUBJECTS, with_article
-from promptlab.prompts import split_prompt
+from promptlab.prompts.records import CAPTIONS, REPHRASED, SPLITS, deal, distinct, part_of, pick, record, share
 from promptlab.runtime import write_atomically, write_jsonl
 
 # Fashion: how often a member names each medium, background and light, whatever the subject.
@@ -37,56 +36,17 @@ TIPS = {
 }  # fmt: skip
 TIP_MEDIUM, TIP_BACKGROUND = 0.1, 0.22  # how often a member follows it
 
-SPLITS = ("sft", "ppo", "calibration", "validation", "test")
 # Of the nouns of each kind: these shares belong to one split alone; the rest are "common", known to SFT.
 ALONE = {"test": 0.15, "validation": 0.06, "ppo": 0.14, "calibration": 0.05}
 # Each (noun, colour) of a common noun belongs to one split: shares of 100.
 COMMON = {"sft": 60, "ppo": 15, "validation": 8, "test": 17}
 
-# Wordings, disjoint between splits as well: a policy is tested on sentences it never read.
-REPHRASED = {
-    "sft": ("{} please", "draw {}", "i want {}", "show me {}", "something with {}", "{} for my wall", "can you make {}", "just {}", "i would like to see {}", "picture with {} in it"),
-    "ppo": ("paint me {}", "{} would be great", "let me see {}", "make {} for a card"),
-    "validation": ("could i get {}", "{} thanks", "an idea: {}"),
-    "test": ("please create {}", "i am looking for {}", "how about {}", "{} for my daughter", "give me {} to print"),
-}  # fmt: skip
 SENTENCES = {  # a rewritten target, as prose: content, medium, background or light
     "sft": ("{m} of {c}: {w}", "i want {c} as {m}, {w}", "{c} done as {m}, {w}", "{c} that looks like {m}, {w} too"),
     "ppo": ("make {c} into {m}, {w}", "{m} that shows {c}: {w}"),
     "validation": ("{c}, if possible {m}, {w}",),
     "test": ("please turn {c} into {m}, {w}", "{c}, but as {m}, {w}"),
 }
-CAPTIONS = {  # as someone would describe a photograph they hold: no split but "sft" lacks them
-    "ppo": ("{} is standing next to a wall", "there is {} on the table in front of us", "a close up of {} seen from the side",
-            "{} that belongs to my neighbour", "we found {} during our holiday"),
-    "validation": ("someone left {} in the garden", "{} in the middle of the room"),
-    "test": ("{} is waiting on the left of the road", "a person looks at {} through a window", "this old image has {} in the corner",
-             "two friends talk about {} near a bench", "{} as it was last summer"),
-}  # fmt: skip
-
-
-def share(*key) -> int:
-    """A fixed number 0-99 for a key: the same on every machine, unrelated to the order of any list."""
-    return zlib.crc32("|".join(map(str, key)).encode()) % 100
-
-
-def part_of(shares, *key) -> str:
-    """Which of the names in `shares`, a dict to shares of 100, a key belongs to."""
-    at = share(*key)
-    for name, part in shares.items():
-        if at < part:
-            return name
-        at -= part
-    raise AssertionError("shares add up to 100")
-
-
-def deal(nouns, alone, salt) -> dict[str, list[str]]:
-    """Nouns of one kind by the split they belong to alone, at least one each, and as "common" what is left of them."""
-    left, out = sorted(nouns, key=lambda noun: zlib.crc32(f"{salt}|{noun}".encode())), {}
-    for name, part in alone.items():
-        cut = max(1, round(part * len(nouns)))
-        out[name], left = left[:cut], left[cut:]
-    return out | {"common": left}
 
 
 def groups() -> dict[str, list[str]]:
@@ -103,10 +63,6 @@ def contents(split, nouns) -> list[Picture]:
 def draw(claims, rng, count=1):
     """Claims by chance; a noun in its own colours is named as often as the six recoloured ones together."""
     return rng.choices(claims, [1 if c.colour else len(COLOURS) for c in claims], k=count)
-
-
-def pick(rng, weights):
-    return rng.choices(list(weights), list(weights.values()))[0]
 
 
 def modifiers(kind, rng) -> list[str]:
@@ -185,26 +141,6 @@ def out_of_domain(split, count, rng) -> list[dict]:
             for i, (text, claim) in enumerate(seen.items())
         ]
     return out
-
-
-def record(name, split, domain, kind, x, y, subjects=(), colour=None) -> dict:
-    """One row of a prompt file; where nobody said what a prompt shows, its whole content is the subject."""
-    subjects = list(subjects) or [split_prompt(y or x)[0]]
-    return {"id": name, "split": split, "set": domain, "kind": kind, "x": x, "y": y, "subjects": subjects, "colour": colour}
-
-
-def distinct(records):
-    """The first record of every x: a prompt counts once."""
-    seen = {}
-    for r in records:
-        seen.setdefault(normalised(r["x"]), r)
-    return list(seen.values())
-
-
-def normalised(text) -> str:
-    """Words in order, without case, punctuation and articles: what the overlap of splits is checked on."""
-    words = "".join(c if c.isalnum() or c.isspace() else " " for c in text.lower()).split()
-    return " ".join(w for w in words if w not in ("a", "an", "the"))
 
 
 def make_all(seed=0) -> dict[str, list[dict]]:

@@ -1,82 +1,22 @@
-"""Four kinds of source for prompts from anywhere, by rules and by a language model."""
+"""Sources that a language model rephrases, in place of rules."""
 
 import random
 
 import pytest
 
-from promptlab import runtime, wordings
-from promptlab.pocket.community import REPHRASED, SPLITS
-from promptlab.prompts import split_prompt
+from promptlab import runtime
+from promptlab.prompts import instruct
+from promptlab.prompts.records import record
+from promptlab.prompts.sources import in_domain
 from promptlab.runtime import PromptlabError
 
 TARGET = "a red fox in the snow, oil painting, highly detailed, moody, by candlelight, 8k"
 
 
-def row(name, split, x, y=None, kind="MC"):
-    return wordings.record(name, split, "in_domain", kind, x, y)
-
-
-def test_the_four_kinds_of_source():
-    rng = random.Random(0)
-    made = [wordings.sources(TARGET, "test", rng) for _ in range(60)]
-    assert {m["MC"] for m in made} == {"a red fox in the snow"}
-    parts = ["oil painting", "highly detailed", "moody", "by candlelight", "8k"]
-    for m in made:
-        content, *words = m["MCM"].split(", ")
-        assert content == "a red fox in the snow" and 1 <= len(words) <= 2 and set(words) <= set(parts)
-        assert m["RMC"] in {w.format("a red fox in the snow") for w in REPHRASED["test"]}
-        assert "a red fox in the snow" in m["RTP"] and ", oil" not in m["RTP"] and "8k" not in m["RTP"], "praise says nothing"
-        assert sum(p in m["RTP"] for p in parts) == 2
-    assert len({m["MCM"] for m in made}) > 8 and len({m["RTP"] for m in made}) > 8
-
-
-def test_wordings_differ_between_splits():
-    used = [set(wordings.SENTENCES[s]) for s in wordings.SENTENCES]
-    assert sum(map(len, used)) == len(set().union(*used))
-
-
-@pytest.mark.parametrize("bare", ["a fox", "masterpiece, a fox, 8k", "a fox --ar 16:9"])
-def test_a_prompt_that_adds_nothing_teaches_nothing(bare):
-    assert wordings.sources(bare, "sft", random.Random(0)) is None
-    assert wordings.in_domain("sft", [(bare, None, None)], random.Random(0)) == []
-
-
-def test_records_say_where_they_belong():
-    four = wordings.in_domain("ppo", [(TARGET, "fox", "red")], random.Random(0))
-    assert [r["kind"] for r in four] == list(wordings.KINDS)
-    assert all(
-        (r["id"], r["split"], r["set"], r["y"], r["subjects"], r["colour"]) == ("ppo-0", "ppo", "in_domain", TARGET, ["fox"], "red")
-        for r in four
-    )
-    unnamed = wordings.in_domain("ppo", [(TARGET, None, None)], random.Random(0))
-    assert all(r["subjects"] == [split_prompt(TARGET)[0]] for r in unnamed), "nobody said what it shows, so all of it counts"
-
-
-def test_splits_are_separated_and_sft_loses_whole_targets():
-    splits = {s: [] for s in SPLITS}
-    splits["test"] = [row("t0", "test", "A fox.")]
-    splits["ppo"] = [
-        row("p0", "ppo", "the fox", "a fox, oil painting"),
-        row("p0", "ppo", "draw a fox", "a fox, oil painting", "RMC"),
-        row("p1", "ppo", "an owl"),
-    ]
-    splits["sft"] = [
-        row("s0", "sft", x, "an owl, moody", k) for x, k in (("one owl", "MC"), ("owl", "MCM"), ("my owl", "RMC"), ("his owl", "RTP"))
-    ]
-    splits["sft"] += [row("s1", "sft", x, "a fox, oil painting") for x in "abcd"] + [
-        row("s2", "sft", f"goat {x}", "a goat") for x in "wxyz"
-    ]
-    out = wordings.separate(splits)
-    assert list(out) == list(SPLITS)
-    assert [r["id"] for r in out["test"]] == ["t0"]
-    assert [(r["id"], r["kind"]) for r in out["ppo"]] == [("p0", "RMC"), ("p1", "MC")], "'the fox' is the test's 'A fox.'"
-    assert {r["id"] for r in out["sft"]} == {"s2"}, "one source of s0 is PPO's, the target of s1 too"
-
-
 def test_a_model_rephrases_and_a_target_without_a_good_answer_goes():
-    good = wordings.in_domain("sft", [(TARGET, None, None)], random.Random(0))
+    good = in_domain("sft", [(TARGET, None, None)], random.Random(0))
     lost = [r | {"id": "sft-1"} for r in good]
-    label = [wordings.record("l", "sft", "out_of_domain", "label", "goldfish", None)]
+    label = [record("l", "sft", "out_of_domain", "label", "goldfish", None)]
     asked = []
 
     def write(requests):
@@ -88,7 +28,7 @@ def test_a_model_rephrases_and_a_target_without_a_good_answer_goes():
             "A cat in the snow",
         ]
 
-    records, failed = wordings.reword(good + lost + label, write)
+    records, failed = instruct.reword(good + lost + label, write)
     assert failed == 1 and {r["id"] for r in records} == {"sft-0", "l"}
     assert {r["kind"]: r["x"] for r in records} == {
         "MC": good[0]["x"], "MCM": good[1]["x"], "RMC": "In the snow, a fox that is red.", "RTP": "Paint a red fox by candlelight in the snow", "label": "goldfish",
@@ -98,8 +38,8 @@ def test_a_model_rephrases_and_a_target_without_a_good_answer_goes():
 
 @pytest.mark.parametrize("answer", ["", " \n", "a red fox in the snow " * 13, "a fox in the snow"])
 def test_empty_long_and_unfaithful_answers_are_no_sources(answer):
-    four = wordings.in_domain("sft", [(TARGET, None, None)], random.Random(0))
-    assert wordings.reword(four, lambda requests: [answer] * len(requests)) == ([], 1)
+    four = in_domain("sft", [(TARGET, None, None)], random.Random(0))
+    assert instruct.reword(four, lambda requests: [answer] * len(requests)) == ([], 1)
 
 
 @pytest.fixture(scope="module")
@@ -142,15 +82,15 @@ def test_an_instruct_model_answers_in_batches_as_one_by_one(chat_model, monkeypa
             ids = torch.cat([ids, chosen], 1)
         start = len(tokenizer.encode(f"<user> {text} <bot>", add_special_tokens=False))
         alone.append(tokenizer.decode(ids[0, start:], skip_special_tokens=True))
-    assert wordings.instruct(folder, batch=3, new_tokens=6)(requests) == alone
+    assert instruct.instruct(folder, batch=3, new_tokens=6)(requests) == alone
     assert len(set(alone)) == len(requests), "each answers its own request"
 
 
 def test_a_model_that_cannot_be_had_is_named(tmp_path, chat_model):
     with pytest.raises(PromptlabError, match="'.*nowhere' cannot be loaded .*: then rules rephrase"):
-        wordings.instruct(str(tmp_path / "nowhere"))
+        instruct.instruct(str(tmp_path / "nowhere"))
     _, model, tokenizer = chat_model
     model.save_pretrained(tmp_path), tokenizer.save_pretrained(tmp_path)
     (tmp_path / "chat_template.jinja").unlink()
     with pytest.raises(PromptlabError, match="has no chat template"):
-        wordings.instruct(str(tmp_path))
+        instruct.instruct(str(tmp_path))

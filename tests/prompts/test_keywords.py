@@ -7,9 +7,10 @@ from itertools import combinations
 
 import pytest
 
-from promptlab import config, keywords, wordings
-from promptlab.pocket.community import SPLITS, normalised
-from promptlab.prompts import load_prompts, split_prompt
+from promptlab import config
+from promptlab.prompts import keywords, load, load_prompts, split_prompt
+from promptlab.prompts.records import SPLITS, normalised, record
+from promptlab.prompts.sources import KINDS
 from promptlab.runtime import PromptlabError
 
 MADE = keywords.make_all()
@@ -24,7 +25,7 @@ def stable_diffusion(monkeypatch, tmp_path):
     monkeypatch.setitem(config.PRESETS, "sd", dataclasses.replace(config.POCKET, name="sd", prompts=""))
     monkeypatch.setenv("PROMPTLAB_PRESET", "sd")
     monkeypatch.setenv("PROMPTLAB_HOME", str(tmp_path))
-    wordings.tell.cache_clear()
+    load.tell.cache_clear()
 
 
 def test_there_are_more_than_3000_engineered_prompts_none_twice():
@@ -46,13 +47,13 @@ def test_records_have_the_fields_of_the_pocket_world(monkeypatch):
 def test_sft_has_four_sources_in_a_row_for_every_target():
     rows = MADE["sft"]
     for four in (rows[i : i + 4] for i in range(0, len(rows), 4)):
-        assert [r["kind"] for r in four] == list(wordings.KINDS) and len({r["y"] for r in four}) == 1
+        assert [r["kind"] for r in four] == list(KINDS) and len({r["y"] for r in four}) == 1
 
 
 def test_kinds_and_sets_are_those_of_the_paper_and_tests_are_as_large():
     count = Counter((r["set"], r["kind"]) for r in MADE["test"])
     inside, outside = (sum(n for (s, _), n in count.items() if s == name) for name in ("in_domain", "out_of_domain"))
-    assert {k for s, k in count if s == "in_domain"} == set(wordings.KINDS)
+    assert {k for s, k in count if s == "in_domain"} == set(KINDS)
     assert {k for s, k in count if s == "out_of_domain"} == {"caption", "label", "pair", "held out"}
     assert min(inside, outside) >= 250
     assert {r["set"] for r in MADE["sft"]} == {"in_domain"}
@@ -128,7 +129,7 @@ def test_the_text_encoder_of_stable_diffusion_reads_every_prompt_whole():
 
 
 def test_another_process_makes_the_same_prompts_and_another_seed_others():
-    code = "import zlib; from promptlab import keywords as k; print(zlib.crc32(repr(k.make_all()).encode()))"
+    code = "import zlib; from promptlab.prompts import keywords as k; print(zlib.crc32(repr(k.make_all()).encode()))"
     import zlib
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
@@ -149,7 +150,7 @@ def test_load_prompts_goes_by_the_preset(stable_diffusion, capsys, monkeypatch):
 
 
 def test_your_own_collection_comes_first(stable_diffusion, capsys, tmp_path):
-    folder = wordings.write({s: [wordings.record("a", s, "in_domain", "MC", "a fox 🦊", None)] for s in SPLITS}, {"why": "test"})
+    folder = load.write({s: [record("a", s, "in_domain", "MC", "a fox 🦊", None)] for s in SPLITS}, {"why": "test"})
     assert folder == tmp_path.resolve() / "sd" / "prompts"
     assert load_prompts("ppo") == [dict(zip(FIELDS, ["a", "ppo", "in_domain", "MC", "a fox 🦊", None, ["a fox 🦊"], None], strict=True))]
     assert f"your own collection, {folder}" in capsys.readouterr().out

@@ -11,11 +11,12 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from promptlab.keywords import PLAIN, imagenet_labels, label_split
-from promptlab.pocket.community import SPLITS, distinct, normalised, part_of, record
-from promptlab.prompts import SWITCH, clean_prompt, split_prompt
+from promptlab.prompts.instruct import reword
+from promptlab.prompts.keywords import PLAIN, imagenet_labels, label_split
+from promptlab.prompts.records import SPLITS, distinct, normalised, part_of, record
+from promptlab.prompts.sources import in_domain, separate
+from promptlab.prompts.words import SWITCH, clean_prompt, split_prompt
 from promptlab.runtime import PromptlabError
-from promptlab.wordings import in_domain, reword, separate
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,7 @@ def build(prompts, others, writer=None, seed=0) -> tuple[dict[str, list[dict]], 
 def fetch(prompts=PROMPTS, typed=TYPED, captions=CAPTIONS, parti=PARTI, writer=None, limit=50_000, seed=0) -> tuple[dict, dict]:
     """Read, filter and divide collections: hub ids, folders or files, or None to leave one out (not `prompts`).
 
-    Returns what `wordings.write` takes: the splits, and a manifest that names collections, licences, filters and counts.
+    Returns what `load.write` takes: the splits, and a manifest that names collections, licences, filters and counts.
     """
     texts, manifest = {}, {"command": "python -m promptlab prompts", "collections": {}, "seed": seed}
     for kind, name in {"prompts": prompts, "DiffusionDB": typed, "caption": captions, "parti": parti}.items():

@@ -12,9 +12,11 @@ import pytest
 from fake_hub import fake_hub
 
 from promptlab import __main__ as cli
-from promptlab import config, corpora, keywords, wordings
-from promptlab.pocket.community import SPLITS, normalised
-from promptlab.prompts import load_prompts, split_prompt
+from promptlab import config
+from promptlab.prompts import collections, keywords, load_prompts, split_prompt
+from promptlab.prompts.instruct import REQUESTS
+from promptlab.prompts.records import SPLITS, normalised, record
+from promptlab.prompts.sources import KINDS
 from promptlab.runtime import PromptlabError
 
 SECRET = "hf_thisMustNeverBePrinted"
@@ -49,11 +51,11 @@ def lay_out(folder):
 
 READ = """
 import json, sys
-from promptlab import corpora
+from promptlab.prompts import collections
 from promptlab.runtime import PromptlabError
 for arguments in json.loads(sys.argv[1]):
     try:
-        print(json.dumps(corpora.read(*arguments)))
+        print(json.dumps(collections.read(*arguments)))
     except PromptlabError as error:
         print(json.dumps(str(error)))
 """
@@ -71,7 +73,7 @@ def read_elsewhere(home, address, asked, **environment):
 
 @pytest.mark.timeout(900)
 def test_everything_a_hub_may_answer(tmp_path):
-    asked = [[name] for name in corpora.COLLECTIONS] + [
+    asked = [[name] for name in collections.COLLECTIONS] + [
         ["some/script"],
         ["some/gated"],
         ["some/odd"],
@@ -114,18 +116,18 @@ def test_without_a_network_the_next_step_is_said(tmp_path):
 )  # fmt: skip
 def test_files_of_every_kind(tmp_path, name, content):
     (tmp_path / name).write_text(content)
-    assert corpora.read(tmp_path / name) == ["a fox", "an owl"]
+    assert collections.read(tmp_path / name) == ["a fox", "an owl"]
 
 
 def test_folders_in_the_hubs_format_and_rows_by_chance(tmp_path):
     texts = [f"a fox {i}" for i in range(100)]
     parquet(tmp_path / "x/data/train.parquet", Prompt=[*texts[:-1], None])
-    assert corpora.read(tmp_path / "x") == texts[:-1], "what is no text is left out"
-    some = corpora.read(tmp_path / "x", limit=20)
+    assert collections.read(tmp_path / "x") == texts[:-1], "what is no text is left out"
+    some = collections.read(tmp_path / "x", limit=20)
     assert (
         len(some) in (19, 20)
         and some != texts[:20]
-        and some == corpora.read(tmp_path / "x", limit=20) != corpora.read(tmp_path / "x", limit=20, seed=1)
+        and some == collections.read(tmp_path / "x", limit=20) != collections.read(tmp_path / "x", limit=20, seed=1)
     )
 
 
@@ -139,13 +141,13 @@ def test_folders_in_the_hubs_format_and_rows_by_chance(tmp_path):
 def test_damaged_and_foreign_files_are_named(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(PromptlabError, match=message) as error:
-        corpora.read(tmp_path / name)
+        collections.read(tmp_path / name)
     assert error.value.__suppress_context__ or error.value.__cause__ is None, "a traceback of a library may show request headers"
 
 
 def test_a_library_that_repeats_the_token_is_not_repeated(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", SECRET)
-    said = corpora.explain("a/b", "train", RuntimeError(f"header Bearer {SECRET} refused"))
+    said = collections.explain("a/b", "train", RuntimeError(f"header Bearer {SECRET} refused"))
     assert SECRET not in said and "Bearer *** refused" in said
 
 
@@ -161,15 +163,15 @@ def test_a_library_that_repeats_the_token_is_not_repeated(monkeypatch):
     ],
 )  # fmt: skip
 def test_every_filter(text, reason):
-    kept, gone = corpora.keep(["a red fox, oil painting", text] if reason == "duplicates" else [text])
+    kept, gone = collections.keep(["a red fox, oil painting", text] if reason == "duplicates" else [text])
     assert gone == (Counter({reason: 1}) if reason else Counter())
     assert kept == ["a red fox, oil painting"] if reason == "duplicates" else kept == ([" ".join(text.split())] if reason is None else [])
 
 
 def test_filters_can_be_set():
     texts = ["fox", "a nude statue", "un gato en el jardin con flores"]
-    assert corpora.keep(texts, shortest=1, blocked=["fox"], english=False) == (texts[1:], Counter({"word list": 1}))
-    assert corpora.keep(["one two three four"], longest=3)[1] == Counter({"length": 1})
+    assert collections.keep(texts, shortest=1, blocked=["fox"], english=False) == (texts[1:], Counter({"word list": 1}))
+    assert collections.keep(["one two three four"], longest=3)[1] == Counter({"length": 1})
 
 
 @pytest.fixture(scope="module")
@@ -185,19 +187,19 @@ def collected(tmp_path_factory):
         "parti": [split_prompt(t)[0] for t in targets[:200]],  # all of them somebody's main content
     }
     files = {kind: parquet(folder / f"{kind}.parquet", Prompt=texts) for kind, texts in tables.items()}
-    return files, *corpora.fetch(**files)
+    return files, *collections.fetch(**files)
 
 
 def test_collections_become_splits_with_the_fields_of_all_others(collected):
     _, splits, manifest = collected
     assert tuple(splits) == SPLITS
-    fields = list(wordings.record("", "", "", "", "a frog", None))
+    fields = list(record("", "", "", "", "a frog", None))
     assert all(list(r) == fields and r["split"] == split for split, records in splits.items() for r in records)
     assert {r["set"] for r in splits["sft"]} == {"in_domain"} and len(splits["sft"]) > 2000
     for four in (splits["sft"][i : i + 4] for i in range(0, len(splits["sft"]), 4)):
-        assert [r["kind"] for r in four] == list(wordings.KINDS) and len({r["y"] for r in four}) == 1
+        assert [r["kind"] for r in four] == list(KINDS) and len({r["y"] for r in four}) == 1
     kinds = Counter((r["set"], r["kind"]) for r in splits["test"])
-    assert {k for s, k in kinds if s == "in_domain"} == set(wordings.KINDS) and {k for s, k in kinds if s == "out_of_domain"} >= {
+    assert {k for s, k in kinds if s == "in_domain"} == set(KINDS) and {k for s, k in kinds if s == "out_of_domain"} >= {
         "caption",
         "label",
     }
@@ -221,13 +223,13 @@ def test_every_prompt_outside_sft_occurs_once_and_contents_a_few_times(collected
         if split != "sft":
             assert max(Counter(normalised(r["x"]) for r in records).values()) == 1
         targets = {r["y"] for r in records if r["y"]}
-        assert not targets or max(Counter(split_prompt(y)[0] for y in targets).values()) <= corpora.PER_CONTENT
+        assert not targets or max(Counter(split_prompt(y)[0] for y in targets).values()) <= collections.PER_CONTENT
 
 
 def test_the_same_files_make_the_same_splits(collected):
     files, splits, manifest = collected
-    assert corpora.fetch(**files) == (splits, manifest)
-    assert corpora.fetch(**files, seed=1)[0] != splits
+    assert collections.fetch(**files) == (splits, manifest)
+    assert collections.fetch(**files, seed=1)[0] != splits
 
 
 def test_a_language_model_may_rephrase(collected):
@@ -237,19 +239,19 @@ def test_a_language_model_may_rephrase(collected):
     def write(requests):  # refuses one in ten
         return ["no" if i % 10 == 0 else f"Let there be {r.split(': ', 1)[1]}" for i, r in enumerate(requests)]
 
-    splits, manifest = corpora.fetch(**few, writer=write)
+    splits, manifest = collections.fetch(**few, writer=write)
     assert manifest["rephrased by"] == "a language model" and manifest["targets it could not rephrase"] > 50
-    assert all(r["x"].startswith("Let there be ") == (r["kind"] in wordings.REQUESTS) for r in splits["sft"])
+    assert all(r["x"].startswith("Let there be ") == (r["kind"] in REQUESTS) for r in splits["sft"])
     assert len(splits["sft"]) % 4 == 0 and len(splits["sft"]) < len(by_rules["sft"])
 
 
 def test_too_few_prompts_are_an_error(tmp_path):
     with pytest.raises(PromptlabError, match="1 prompts passed the filters, and none is left for"):
-        corpora.build(["a fox, oil painting"], {})
+        collections.build(["a fox, oil painting"], {})
 
 
 def test_every_collection_says_licence_and_size():
-    for c in corpora.COLLECTIONS.values():
+    for c in collections.COLLECTIONS.values():
         assert c.id.count("/") == 1 and c.licence and c.megabytes > 0 and c.revision
 
 
@@ -270,7 +272,7 @@ def test_the_command_fetches_what_load_prompts_then_gives(collected, monkeypatch
     manifest = json.loads((tmp_path / "sd" / "prompts" / "manifest.json").read_text())
     assert manifest["records"] == {split: len(records) for split, records in splits.items()}
     assert cli.main(["prompts", str(files["prompts"]), "--typed=none", "--captions=none", "--parti=none", "--limit=900"]) == 0
-    assert " of 900 kept" in capsys.readouterr().out and {r["kind"] for r in load_prompts("test")} == {*wordings.KINDS, "label"}
+    assert " of 900 kept" in capsys.readouterr().out and {r["kind"] for r in load_prompts("test")} == {*KINDS, "label"}
     assert cli.main(["prompts", str(tmp_path / "nowhere.csv")]) == 1
     assert "nowhere.csv" in capsys.readouterr().err and len(load_prompts("sft")) > 100, "what was there stays"
     monkeypatch.delenv("PROMPTLAB_PRESET")

@@ -1,6 +1,6 @@
 """Prompts as people write them for Stable Diffusion, made from our own tables: offline, the same on every machine.
 
-A stand-in for the public collections that `promptlab.corpora` fetches: nothing here is copied from anybody's prompts. As in
+A stand-in for the public collections that `promptlab.prompts.collections` fetches: nothing here is copied from anybody's prompts. As in
 the pocket community, fashion decides more than fit, and some words only praise. The spelling is that of the web's
 captions, which the text encoder has read: "color", "gray".
 """
@@ -8,8 +8,8 @@ captions, which the text encoder has read: "color", "gray".
 import random
 from functools import cache
 
-from promptlab.pocket.community import CAPTIONS, deal, distinct, normalised, part_of, pick, record, share
-from promptlab.wordings import in_domain, separate
+from promptlab.prompts.records import CAPTIONS, deal, distinct, normalised, part_of, pick, record, share
+from promptlab.prompts.sources import in_domain, separate
 
 # Kind of thing: nouns; adjectives that suit them; where they are. "|" parts entries.
 TABLES = {

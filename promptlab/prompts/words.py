@@ -3,8 +3,7 @@
 import re
 import unicodedata
 
-from promptlab.config import preset
-from promptlab.runtime import PromptlabError, data_dir, read_jsonl
+from promptlab.runtime import PromptlabError
 
 
 def clean_prompt(text: str) -> str:
@@ -69,23 +68,3 @@ def split_prompt(text: str) -> tuple[str, list[str]]:
     if found:
         content, rest = found[2], [found[1], *rest]
     return content, rest + switches
-
-
-def load_prompts(split) -> list[dict]:
-    """The records of one split: dicts with x, y, kind, set, subjects, colour; from `data/prompts` where the pocket world draws.
-
-    Raises `PromptlabError` for an unknown split or a damaged file.
-    """
-    if not preset().prompts:
-        from promptlab import wordings
-
-        return wordings.load(split)
-    path = data_dir() / preset().prompts / f"{split}.jsonl"
-    if not path.exists():
-        raise PromptlabError(
-            f"{path} is missing. The splits are sft, ppo, calibration, validation and test; `git checkout -- data/prompts` restores them."
-        )
-    try:
-        return read_jsonl(path)
-    except ValueError as error:
-        raise PromptlabError(f"{path} is damaged ({error}). `git checkout -- data/prompts` restores it.") from error
