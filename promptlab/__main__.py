@@ -6,9 +6,10 @@ import os
 import sys
 from importlib import metadata
 
-from promptlab import colab, config, notebooks, runtime, sources
+from promptlab import colab, config, notebooks, runtime
+from promptlab.models import sources
+from promptlab.models.weights import check_weights
 from promptlab.runtime import PromptlabError
-from promptlab.weights import check_weights
 
 # Distributions whose import name is another.
 IMPORT_NAME = {"open-clip-torch": "open_clip", "pillow": "PIL"}

@@ -20,7 +20,7 @@ SAFETY = (
 class Preset:
     """One scale of the course; make another with `dataclasses.replace(preset(), images_per_prompt=4)`.
 
-    A model is named by a folder below the data folder, by any other folder, or by a hub id (`promptlab.sources` lists ours).
+    A model is named by a folder below the data folder, by any other folder, or by a hub id (`promptlab.models.sources` lists ours).
     """
 
     name: str  # what PROMPTLAB_PRESET says, and the folder below the run folder

@@ -7,12 +7,13 @@ stopped run go on without drawing anything again.
 import io
 import json
 import sqlite3
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from promptlab.generator import load_generator
+from promptlab.pictures.load import load_generator
 from promptlab.referee import load_referee
 from promptlab.runtime import PromptlabError, bar, local_home
 
@@ -57,6 +58,12 @@ class Gallery:
     def judge(self):
         """The referee (promptlab.referee), loaded when a picture is first asked for; None for a preset without one."""
         return load_referee(self.preset.judge)
+
+    def seen_by(self, eye):
+        """A gallery of the same pictures as another eye sees them, anything with `fingerprint` and `embed_images`; no referee looks on."""
+        other = Gallery(replace(self.preset, judge=""), eye, self.path.parent)
+        other.generator = self.generator  # one in memory is enough
+        return other
 
     @cached_property
     def version(self):

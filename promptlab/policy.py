@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from promptlab.config import Preset, preset
+from promptlab.models.sources import fetch, language_files, local, package_file, tokenizer_files
+from promptlab.models.weights import reading_weights
 from promptlab.prompts import clean_prompt
 from promptlab.runtime import PromptlabError, bar, device, home
-from promptlab.sources import fetch, language_files, local, package_file, tokenizer_files
-from promptlab.weights import reading_weights
 
 MARK = " Rephrase:"  # Promptist's format: x + MARK + y + end token
 

@@ -9,9 +9,9 @@ from functools import cached_property
 
 import numpy as np
 
+from promptlab.models.sources import local
+from promptlab.models.weights import file_hash
 from promptlab.runtime import PromptlabError, data_dir
-from promptlab.sources import local
-from promptlab.weights import file_hash
 
 OTHERS = 99  # other typed prompts that the right one must beat; more is stricter
 
@@ -53,7 +53,7 @@ class People:
     """PickScore as gold, and as judge of intent: the typed words must fit a picture better than 99 other people's words do."""
 
     def __init__(self, source):
-        from promptlab.pickscore import PickScore
+        from promptlab.models.pickscore import PickScore
 
         self.eye, self.known = PickScore(source), {}  # known: embeddings of texts, by text
         self.fingerprint = self.eye.fingerprint

@@ -1,125 +1,18 @@
 """From pictures to a reward: CLIP embeddings kept on disk, a table of scores, and the paper's formula in five lines."""
 
 import json
-from collections import OrderedDict
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
 from promptlab.gallery import Gallery
-from promptlab.runtime import REPAIR, PromptlabError, data_dir, hardware
-from promptlab.sources import clip_files, fetch, head_files, repair_for
-from promptlab.weights import check_weights, file_hash, load_tensors, reading_weights
+from promptlab.models.aesthetic import load_aesthetic
+from promptlab.models.clip import Clip
+from promptlab.runtime import REPAIR, PromptlabError, data_dir
 
 # What two pictures of one prompt differ by in the paper's setting (Stable Diffusion v1-4, ViT-L/14, LAION head), measured
 # from public score files: the yardstick that carries the paper's 20 and .28 over to another CLIP and another head.
 PAPER_SLOPE, PAPER_THRESHOLD, PAPER_RELEVANCE_SD, PAPER_AESTHETIC_SD = 20.0, 0.28, 0.017, 0.26
-
-
-class Clip:
-    """An open_clip model that embeds pictures and texts; all embeddings have length 1.
-
-    Args: `source` a folder with `open_clip_model.safetensors`, or a hub id; `architecture` open_clip's name of the model, for
-    weights that come without `open_clip_config.json`. Raises `PromptlabError` for weights that are missing or of another model.
-    """
-
-    def __init__(self, source, architecture=""):
-        import open_clip
-
-        self.folder, where = fetch(source, clip_files), hardware()
-        repair = repair_for(self.folder, "clip")
-        self.files = check_weights(self.folder / "open_clip_model.safetensors", repair)
-        own = not architecture or (self.folder / "open_clip_config.json").exists()
-        name, weights = (f"local-dir:{self.folder}", None) if own else (architecture, str(self.files[0]))
-        with reading_weights(self.files[0], repair):
-            self.model, _, _ = open_clip.create_model_and_transforms(name, weights, device=where.device, precision="fp32")
-            self.tokenizer = open_clip.get_tokenizer(name)
-        self.model.eval()
-
-    @cached_property
-    def fingerprint(self):
-        """A short hash of weights and settings, part of every cache key."""
-        return file_hash([*self.files, *sorted(self.folder.rglob("*.json"))])
-
-    def embed_images(self, images, batch=256):
-        """Pictures uint8 (n, height, width, 3) to float32 (n, width of the embedding)."""
-        import torch
-        import torch.nn.functional as F
-
-        cfg, device, out = self.model.visual.preprocess_cfg, next(self.model.parameters()).device, []
-        size = cfg["size"][0] if isinstance(cfg["size"], (tuple, list)) else cfg["size"]
-        mean, std = (torch.tensor(cfg[k], device=device).view(1, 3, 1, 1) for k in ("mean", "std"))
-        for i in range(0, len(images), batch):
-            x = torch.from_numpy(np.array(images[i : i + batch])).to(device).permute(0, 3, 1, 2).float()
-            x = F.interpolate(x, size=size, mode=cfg["interpolation"], antialias=True).clamp(0, 255) / 255
-            with torch.inference_mode():
-                out.append(self.model.encode_image((x - mean) / std, normalize=True).float().cpu())
-        return torch.cat(out).numpy() if out else np.empty((0, self.model.visual.output_dim), np.float32)
-
-    def embed_texts(self, texts):
-        """Texts to float32 (n, width of the embedding); what exceeds the model's context is ignored."""
-        import torch
-
-        with torch.inference_mode():
-            tokens = self.tokenizer(list(texts)).to(next(self.model.parameters()).device)
-            return self.model.encode_text(tokens, normalize=True).float().cpu().numpy()
-
-
-def aesthetic_head(width=256, hidden=1024):
-    """A fresh head from a CLIP image embedding to one rating, shaped like LAION's but with activations between its layers.
-
-    The norm without weights makes numbers of size 1 out of an embedding of length 1, whose entries are small.
-    """
-    from torch import nn
-
-    first = [nn.LayerNorm(width, elementwise_affine=False), nn.Linear(width, hidden), nn.GELU(), nn.Dropout(0.3)]
-    return nn.Sequential(*first, nn.Linear(hidden, 256), nn.GELU(), nn.Linear(256, 1))
-
-
-def laion_head(width=768):
-    """A fresh head in the shape of LAION's predictor: linear layers without activations, so in the end one direction in CLIP's space.
-
-    Its layers are named as published: `layers.0 .2 .4 .6 .7`, with dropout between them while it was trained.
-    """
-    from torch import nn
-
-    first = [nn.Linear(width, 1024), nn.Dropout(0.2), nn.Linear(1024, 128), nn.Dropout(0.2), nn.Linear(128, 64), nn.Dropout(0.1)]
-    return nn.Sequential(OrderedDict(layers=nn.Sequential(*first, nn.Linear(64, 16), nn.Linear(16, 1))))
-
-
-def load_aesthetic(preset):
-    """The aesthetic head of a preset: embeddings (n, width) float32 numpy in, ratings (n,) torch out.
-
-    Which of the two shapes it has is told by the names in its file. Raises `PromptlabError` for a file that is missing, holds
-    code, or holds another model, and where embeddings are of another width than the head reads.
-    """
-    import torch
-
-    found = fetch(preset.aesthetic, head_files)
-    repair = repair_for(found, "aesthetic")
-    file = found
-    if not found.is_file():
-        names = [f.name for f in sorted(found.iterdir())] if found.is_dir() else []
-        file = found / next(iter(head_files(names)), "model.safetensors")
-    tensors = load_tensors(file, repair)
-    head = laion_head() if "layers.0.weight" in tensors else aesthetic_head()
-    with reading_weights(file, repair):
-        head.load_state_dict(tensors)
-    head.eval().float()
-    width = next(layer.in_features for layer in head.modules() if isinstance(layer, torch.nn.Linear))
-
-    def rate(embeddings):
-        embeddings = np.asarray(embeddings, np.float32)
-        if embeddings.shape[-1] != width:
-            raise PromptlabError(
-                f"The head in {file} rates embeddings of {width} numbers, and this CLIP gives {embeddings.shape[-1]}. "
-                "Let clip and aesthetic of the preset name two that belong together."
-            )
-        with torch.inference_mode():
-            return head(torch.from_numpy(embeddings)).squeeze(-1)
-
-    return rate
 
 
 @dataclass

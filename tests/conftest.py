@@ -87,8 +87,8 @@ def tiny_parts():
     import torch
     from diffusers import AutoencoderTiny, UNet2DConditionModel
 
+    from promptlab.models.aesthetic import aesthetic_head
     from promptlab.pocket import clip, judge, pairs
-    from promptlab.rewards import aesthetic_head
 
     torch.manual_seed(0)
     tokenizer = clip.train_tokenizer(clip.caption_corpus(pairs.sample_pictures(400, 1)))
@@ -144,14 +144,14 @@ def tiny_preset(tiny_world):
 def tiny_generator(tiny_preset):
     import torch
 
-    from promptlab.generator import load_generator
+    from promptlab.pictures.load import load_generator
 
     return load_generator(tiny_preset, torch.float32)  # exactness is tested without the rounding of a CPU's bfloat16
 
 
 @pytest.fixture(scope="session")
 def tiny_clip(tiny_world):
-    from promptlab.rewards import Clip
+    from promptlab.models.clip import Clip
 
     return Clip(tiny_world / "clip")
 

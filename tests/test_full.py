@@ -13,10 +13,10 @@ import pytest
 import tiny_hub
 import torch
 from safetensors.torch import save_file
-from test_models import TEXTS, UNETS, VAE, pickscore_config, safety_checker, text_encoder
+from shapes import TEXTS, UNETS, VAE, pickscore_config, safety_checker, text_encoder
 
-from promptlab.budget import estimate_memory
 from promptlab.config import COLAB, for_evaluation
+from promptlab.models.memory import estimate_memory
 from promptlab.runtime import free_memory, hardware
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(3600)]
@@ -100,9 +100,9 @@ def people(tmp_path_factory):
 
 def test_stable_diffusion_clip_and_head_score_a_picture(v1_4, eyes, people, tmp_path):
     """The whole path of a reward, two steps, by the code every lesson uses."""
+    from promptlab.models.sources import HUB
     from promptlab.rewards import Scorer
     from promptlab.sheets import ContactSheet
-    from promptlab.sources import HUB
 
     chosen = dataclasses.replace(
         V1_4, generator=str(v1_4), safety=str(v1_4), clip=str(eyes), aesthetic=str(eyes / "head.pth"), judge=str(people), steps=2, batch=1

@@ -113,7 +113,7 @@ def test_thumbnails_are_exactly_the_drawn_picture(gallery, tiny_generator, monke
 def test_pictures_drawn_before_new_weights_are_not_recalled(gallery, tiny_world, tiny_preset, tiny_clip, tiny_generator, tmp_path):
     from safetensors.torch import load_file, save_file
 
-    from promptlab.rewards import Clip
+    from promptlab.models.clip import Clip
 
     gallery.embeddings(["a frog"], [1])
     seen = lambda g: g.db.execute("select count(*) from pictures").fetchone()[0]  # noqa: E731

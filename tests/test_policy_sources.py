@@ -37,7 +37,7 @@ def publish(tmp_path):
 @pytest.fixture
 def online(monkeypatch, tmp_path, publish):
     """A hub on this machine; its only commit stands for those of our table."""
-    from promptlab import sources
+    from promptlab.models import sources
 
     for source in publish:
         monkeypatch.setitem(sources.HUB, source, dataclasses.replace(sources.HUB[source], revision="main"))

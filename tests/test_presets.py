@@ -6,7 +6,7 @@ from tiny_policy import tiny_policy
 
 from promptlab import __main__ as cli
 from promptlab import evaluation, ppo, sft
-from promptlab.config import COLAB, LAPTOP, PAPER, POCKET, PRESETS
+from promptlab.config import COLAB, LAPTOP, PAPER, POCKET, PRESETS, for_evaluation
 from promptlab.runtime import PromptlabError
 
 FAST = ppo.Settings(prompts=2, samples=2, new_tokens=4, minibatch=4, lr=1e-3)
@@ -112,3 +112,14 @@ def test_without_a_judge_an_evaluation_has_no_gold(tiny_scorer):
 
 def test_colab_trains_on_one_generator_and_nothing_is_switched_off():
     assert COLAB.steps <= 4 and COLAB.test_generator != COLAB.generator and COLAB.safety and PAPER.safety
+
+
+def test_evaluation_may_draw_with_another_generator():
+    last = for_evaluation(COLAB)
+    assert (last.generator, last.steps, last.guidance, last.scheduler) == (
+        "CompVis/stable-diffusion-v1-4",
+        20,
+        7.5,
+        "DPMSolverMultistepScheduler",
+    )
+    assert (last.clip, last.safety, last.name) == (COLAB.clip, COLAB.safety, "colab") and for_evaluation(POCKET) is POCKET

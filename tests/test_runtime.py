@@ -8,11 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from promptlab import config, runtime
 from promptlab.runtime import PromptlabError
-from promptlab.weights import check_weights, file_hash, load_safetensors, load_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -131,14 +129,6 @@ def test_too_little_gpu_memory_ends_in_one_sentence_with_advice():
         raise ValueError("another error stays what it is")
 
 
-def test_hashes_of_files_are_those_of_their_contents(tmp_path):
-    import hashlib
-
-    first, second = tmp_path / "a", tmp_path / "b"
-    first.write_bytes(os.urandom(2**24 + 5)), second.write_bytes(b"more")
-    assert file_hash([first, second]) == hashlib.sha256(first.read_bytes() + b"more").hexdigest()[:16]
-
-
 def test_write_makes_folders_and_replaces(tmp_path):
     path = tmp_path / "a" / "b.txt"
     runtime.write_atomically(path, "grün")
@@ -158,59 +148,3 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(PromptlabError, match=r"a\.txt.*No space left"):
         runtime.write_atomically(path, "new")
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
-
-
-@pytest.fixture
-def weights(tmp_path):
-    path = tmp_path / "model.safetensors"
-    save_file(torch.nn.Linear(3, 2).state_dict(), path)
-    return path
-
-
-def broken(path, how):
-    if how == "missing":
-        path.unlink()
-    elif how == "truncated":
-        path.write_bytes(path.read_bytes()[:-4])
-    elif how == "empty":
-        path.write_bytes(b"")
-    elif how == "text":
-        path.write_text("version https://git-lfs.github.com/spec/v1\n")
-    elif how == "pickle":
-        torch.save(torch.nn.Linear(3, 2).state_dict(), path)
-
-
-@pytest.mark.parametrize("how", ["missing", "truncated", "empty", "text", "pickle"])
-@pytest.mark.parametrize("read", [check_weights, load_safetensors])
-def test_broken_weights_name_file_and_repair(weights, read, how):
-    broken(weights, how)
-    with pytest.raises(PromptlabError) as error:
-        read(weights)
-    assert str(weights) in str(error.value)
-    assert "git checkout -- data/pocket" in str(error.value) and "python -m promptlab.pocket build" in str(error.value)
-    with pytest.raises(PromptlabError, match="repair it: say please"):
-        read(weights, repair="say please")
-
-
-def test_good_weights_load(weights):
-    assert check_weights(weights) == check_weights(weights.parent) == [weights]
-    assert set(load_safetensors(weights)) == {"weight", "bias"}
-    module = load_weights(torch.nn.Linear(3, 2), weights)
-    assert torch.equal(module.weight, load_safetensors(weights)["weight"]) and not module.training
-
-
-def test_a_folder_is_checked_file_by_file(weights):
-    (weights.parent / "deep").mkdir()
-    second = weights.parent / "deep" / "vae.safetensors"
-    second.write_bytes(weights.read_bytes()[:40])
-    with pytest.raises(PromptlabError, match="vae.safetensors"):
-        check_weights(weights.parent)
-    second.unlink(), weights.unlink()
-    with pytest.raises(PromptlabError, match="holds no weights"):
-        check_weights(weights.parent)
-
-
-@pytest.mark.parametrize("foreign", [torch.nn.Linear(4, 2), torch.nn.Sequential(torch.nn.Linear(3, 2))])
-def test_another_models_weights_are_refused(weights, foreign):
-    with pytest.raises(PromptlabError, match="model.safetensors"):
-        load_weights(foreign, weights)

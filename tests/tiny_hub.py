@@ -148,7 +148,7 @@ def save_laion(folder):
     """LAION's head with random weights, as a .pth file."""
     import torch
 
-    from promptlab.rewards import laion_head
+    from promptlab.models.aesthetic import laion_head
 
     torch.manual_seed(0)
     folder.mkdir(parents=True)

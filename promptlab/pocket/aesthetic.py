@@ -4,9 +4,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from promptlab.models.aesthetic import aesthetic_head
 from promptlab.pocket.taste import gold, truth_as_seen
 from promptlab.pocket.training import train
-from promptlab.rewards import aesthetic_head
 from promptlab.runtime import bar, device
 
 STEPS, BATCH = 12_000, 256

@@ -14,13 +14,14 @@ import numpy as np
 
 from promptlab.config import POCKET
 from promptlab.gallery import Gallery
+from promptlab.models.clip import Clip
 from promptlab.pocket import aesthetic, autoencoder, card, clip, judge, language, training, unet
 from promptlab.pocket.captions import caption, claim_as_people
 from promptlab.pocket.pairs import render_all, sample_pictures
 from promptlab.pocket.pictures import COLOURS
 from promptlab.pocket.subjects import SUBJECTS, glyph, with_article
 from promptlab.policy import Policy
-from promptlab.rewards import Clip, Scorer, calibrate
+from promptlab.rewards import Scorer, calibrate
 from promptlab.runtime import bar, home, write_atomically
 
 PICTURES, SEED = 80_000, 1

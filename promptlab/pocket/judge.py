@@ -5,13 +5,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from promptlab.models.weights import load_weights
 from promptlab.pocket.clip import augment, encode_attributes
 from promptlab.pocket.pairs import pairs_twice
 from promptlab.pocket.pictures import BACKGROUNDS, COLOURS, MEDIA
 from promptlab.pocket.subjects import SUBJECTS
 from promptlab.pocket.training import train
 from promptlab.runtime import device
-from promptlab.weights import load_weights
 
 STEPS, BATCH = 12_000, 128
 HEADS = {"subject": SUBJECTS, "colour": (*COLOURS, "its own"), "medium": MEDIA, "background": BACKGROUNDS}

@@ -6,8 +6,8 @@ import time
 import numpy as np
 import torch
 
+from promptlab.models.weights import load_checkpoint, save_checkpoint
 from promptlab.runtime import PromptlabError, bar, device
-from promptlab.weights import load_checkpoint, save_checkpoint
 
 # Moments of weights that get no gradient decay into denormals, on which a CPU crawls (5 x slower, measured). Worker
 # threads inherit the setting when they start, so it must stand before the first parallel operation.

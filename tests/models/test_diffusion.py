@@ -10,9 +10,9 @@ import tiny_hub
 import torch
 from safetensors.torch import load_file, save_file
 
-from promptlab import diffusion, generator
 from promptlab.config import COLAB, PAPER, SAFETY, for_evaluation
-from promptlab.generator import load_generator
+from promptlab.models import diffusion, pocket_generator
+from promptlab.pictures.load import is_pocket, load_generator
 from promptlab.runtime import PromptlabError
 
 PROMPTS, SEEDS = ["a frog", "a dog", "a frog", "a castle, oil painting"], [1, 1, 2, 7]
@@ -39,7 +39,7 @@ def drawer(hub):
 
 @pytest.fixture(autouse=True)
 def nothing_halved(monkeypatch):
-    monkeypatch.setattr(generator, "HALVED", {}), monkeypatch.setattr(diffusion, "HALVED", generator.HALVED)
+    monkeypatch.setattr(pocket_generator, "HALVED", {}), monkeypatch.setattr(diffusion, "HALVED", pocket_generator.HALVED)
 
 
 def apart(a, b):
@@ -101,7 +101,7 @@ def test_a_long_prompt_warns_as_on_pocket(drawer):
 
 
 def test_pocket_and_others_are_told_apart(hub, tiny_world):
-    assert generator.is_pocket(tiny_world / "generator") and not generator.is_pocket(hub / "sd")
+    assert is_pocket(tiny_world / "generator") and not is_pocket(hub / "sd")
 
 
 # --- the safety checker ---------------------------------------------------------------------------------------------

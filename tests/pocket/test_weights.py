@@ -17,11 +17,13 @@ import torch
 from conftest import preset_at
 
 from promptlab import config
-from promptlab.generator import load_generator
+from promptlab.models.aesthetic import load_aesthetic
+from promptlab.models.clip import Clip
+from promptlab.models.weights import check_weights
+from promptlab.pictures.load import load_generator
 from promptlab.pocket.judge import load_judge
-from promptlab.rewards import Clip, load_aesthetic, load_calibration
+from promptlab.rewards import load_calibration
 from promptlab.runtime import REPAIR, PromptlabError, data_dir
-from promptlab.weights import check_weights
 
 pytestmark = pytest.mark.weights
 POCKET = data_dir() / "pocket"

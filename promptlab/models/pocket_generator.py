@@ -1,40 +1,16 @@
 """Prompts to pictures: a diffusers Stable Diffusion drawn in batches, with one seed per picture."""
 
-import json
 import warnings
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from promptlab.models.weights import check_match, check_weights, file_hash, reading_weights
 from promptlab.prompts import clean_prompt
-from promptlab.runtime import PromptlabError, bar, data_dir, first_line, free_memory, hardware
-from promptlab.sources import local
-from promptlab.weights import check_match, check_weights, file_hash, reading_weights
+from promptlab.runtime import PromptlabError, bar, first_line, free_memory, hardware
 
 HALVED = {}  # batch sizes that proved to fit, by generator: the next one loaded in this process starts with them
-
-
-def load_generator(preset, dtype=None):
-    """The text-to-image model of a preset, ready to draw: the pocket world's, or any pipeline of diffusers.
-
-    Raises `PromptlabError` for missing or damaged weights, and as `promptlab.sources.fetch` does for a hub id.
-    """
-    folder = local(preset.generator)
-    if folder is not None and is_pocket(folder):
-        return Generator(folder, preset.steps, preset.guidance, preset.batch, dtype)
-    from promptlab.diffusion import Diffusion
-
-    return Diffusion(preset, dtype)
-
-
-def is_pocket(folder) -> bool:
-    """Whether a folder holds a pocket world, which has a decoder of its own kind; also where it is too damaged to tell."""
-    try:
-        index = json.loads((Path(folder) / "model_index.json").read_text(encoding="utf8"))
-        return index["vae"][1] == "AutoencoderTiny"
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
-        return data_dir() in Path(folder).parents
 
 
 class Generator:

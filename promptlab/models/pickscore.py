@@ -9,15 +9,13 @@ A scorer is anything that looks at pictures and leaves a column of numbers besid
 To be remembered by a gallery it needs a `fingerprint` and `embed_images`, nothing else.
 """
 
-from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 
-from promptlab.gallery import Gallery
+from promptlab.models.sources import fetch, language_files, repair_for, tokenizer_files
+from promptlab.models.weights import file_hash, reading_weights
 from promptlab.runtime import PromptlabError, hardware
-from promptlab.sources import fetch, language_files, repair_for, tokenizer_files
-from promptlab.weights import file_hash, reading_weights
 
 PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"  # the published weights come without a tokenizer: it is OpenCLIP's
 
@@ -84,8 +82,6 @@ def pick_scores(scorer, eye, plain, rewritten, seeds):
     """
     import torch
 
-    gallery = Gallery(replace(scorer.gallery.preset, judge=""), eye, scorer.gallery.path.parent)
-    gallery.generator = scorer.gallery.generator  # one in memory is enough
-    looks = gallery.embeddings([y for y in rewritten for _ in seeds], list(seeds) * len(rewritten))
+    looks = scorer.gallery.seen_by(eye).embeddings([y for y in rewritten for _ in seeds], list(seeds) * len(rewritten))
     words = np.repeat(eye.embed_texts(plain), len(seeds), axis=0)
     return torch.from_numpy(eye.scale * (looks * words).sum(1))

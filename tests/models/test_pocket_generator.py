@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from promptlab.generator import Generator
+from promptlab.models.pocket_generator import Generator
 from promptlab.runtime import PromptlabError
 
 PROMPTS = ["a frog", "a castle, oil painting", "a frog", "a blue frog and a dog, at sunset"]

@@ -6,8 +6,9 @@ import tiny_hub
 import torch
 from PIL import Image
 
-from promptlab import pickscore, runtime
-from promptlab.pickscore import PickScore, pick_scores
+from promptlab import runtime
+from promptlab.models import pickscore
+from promptlab.models.pickscore import PickScore, pick_scores
 from promptlab.rewards import mean_per_pair, promptist_reward
 from promptlab.runtime import PromptlabError
 

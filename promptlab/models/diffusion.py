@@ -3,12 +3,12 @@
 import warnings
 from functools import cached_property
 
-from promptlab import sources
-from promptlab.budget import check_fits
-from promptlab.generator import HALVED, Generator
+from promptlab.models import sources
+from promptlab.models.memory import check_fits
+from promptlab.models.pocket_generator import HALVED, Generator
+from promptlab.models.sources import repair_for
+from promptlab.models.weights import check_weights, file_hash, reading_weights, stored_numbers
 from promptlab.runtime import PromptlabError, hardware
-from promptlab.sources import repair_for
-from promptlab.weights import check_weights, file_hash, reading_weights, stored_numbers
 
 
 class Diffusion(Generator):

@@ -141,7 +141,7 @@ def hub_sentence(source, revision, error) -> str:
     if isinstance(error, errors.DisabledRepoError):
         return f"The hub has switched {source} off. Choose another model, {instead}."
     if isinstance(error, errors.RevisionNotFoundError):
-        return f"{source} has no revision {revision} any more. See {page}, and update it in promptlab/sources.py, {instead}."
+        return f"{source} has no revision {revision} any more. See {page}, and update it in promptlab/models/sources.py, {instead}."
     if isinstance(error, errors.RepositoryNotFoundError):
         return f"The hub has no model {source!r} that you may see: misspelt, deleted or private. Look at {page}, {instead}."
     if isinstance(error, errors.HFValidationError):

@@ -1,0 +1,54 @@
+"""The big models' published configurations, and models built from them: as large as told, with random weights or none."""
+
+# Published configurations: what config.json in the hub's folders says, where it differs from the libraries' defaults.
+UNETS = {
+    "CompVis/stable-diffusion-v1-4": {"cross_attention_dim": 768, "attention_head_dim": 8},
+    "stabilityai/sd-turbo": {"cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20], "use_linear_projection": True},
+    "stabilityai/stable-diffusion-xl-base-1.0": {
+        "sample_size": 128, "cross_attention_dim": 2048, "attention_head_dim": [5, 10, 20], "use_linear_projection": True,
+        "block_out_channels": (320, 640, 1280), "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), "transformer_layers_per_block": [1, 2, 10],
+        "addition_embed_type": "text_time", "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
+    },
+}  # fmt: skip
+VAE = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4, "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2}  # fmt: skip
+TEXTS = {"text_encoder": (768, 3072, 12, 12), "text_encoder of sd-turbo": (1024, 4096, 23, 16), "text_encoder_2": (1280, 5120, 32, 20)}
+VISION = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+    "image_size": 224,
+}
+SMOL = {"vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True}  # fmt: skip
+
+
+def text_encoder(width, inner, layers, heads, projected=False):
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    config = CLIPTextConfig(
+        vocab_size=49408,
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        projection_dim=width,
+    )
+    return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
+
+
+def safety_checker():
+    from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+    from transformers import CLIPConfig
+
+    return StableDiffusionSafetyChecker(CLIPConfig(vision_config=VISION, projection_dim=768))
+
+
+def pickscore_config():
+    """OpenCLIP's ViT-H/14 in transformers' words."""
+    from transformers import CLIPConfig
+
+    text = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16, "projection_dim": 1024}
+    huge = VISION | {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "projection_dim": 1024}
+    return CLIPConfig(text_config=text, vision_config=huge, projection_dim=1024)
