@@ -9,9 +9,9 @@ import warnings
 from pathlib import Path
 
 from promptlab import plots
+from promptlab.pictures.sheets import ContactSheet
 from promptlab.prompts import clean_prompt
 from promptlab.runtime import PromptlabError, home, write_atomically
-from promptlab.sheets import ContactSheet
 
 
 class Comparison:

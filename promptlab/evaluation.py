@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from promptlab.pictures.sheets import ContactSheet
 from promptlab.prompts import split_prompt
 from promptlab.rewards import mean_per_pair, promptist_reward
 from promptlab.runtime import PromptlabError, data_dir
-from promptlab.sheets import ContactSheet
 
 SCORING = (500_001, 500_002, 500_003, 500_004)  # seeds that only score
 SELECTING = (400_001, 400_002)  # seeds that only choose: among best-of-n, among suffixes

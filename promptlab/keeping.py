@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from promptlab.config import preset
-from promptlab.gallery import TABLE
+from promptlab.pictures.gallery import TABLE
 from promptlab.runtime import PromptlabError, home, local_home
 
 ARCHIVE = "embeddings.sqlite"

@@ -88,8 +88,8 @@ def score_table(scorer, plain, rewritten, seeds):
 
 def mean_scores(scorer, plain, rewritten, seeds):
     """What a rewrite's pictures score on average, `{"aesthetic", "relevance", "reward", "gold"}`; gold only where there is a judge."""
+    from promptlab.pictures.sheets import ContactSheet
     from promptlab.rewards import promptist_reward
-    from promptlab.sheets import ContactSheet
 
     sheet = ContactSheet(scorer, [plain], [rewritten], list(seeds), progress=False)
     s = sheet.scores

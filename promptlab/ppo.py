@@ -14,10 +14,10 @@ from torch import nn
 
 from promptlab.config import preset
 from promptlab.models.weights import load_checkpoint, save_checkpoint
+from promptlab.pictures.sheets import ContactSheet
 from promptlab.policy import Policy, Rewrites, inputs, log_probs, merged, with_adapters
 from promptlab.rewards import check_scores, mean_per_pair, promptist_reward
 from promptlab.runtime import PromptlabError, bar, device, enough_memory, read_jsonl, write_jsonl
-from promptlab.sheets import ContactSheet
 
 
 def _preset(knob):

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from promptlab.gallery import Gallery
 from promptlab.models.aesthetic import load_aesthetic
 from promptlab.models.clip import Clip
+from promptlab.pictures.gallery import Gallery
 from promptlab.runtime import REPAIR, PromptlabError, data_dir
 
 # What two pictures of one prompt differ by in the paper's setting (Stable Diffusion v1-4, ViT-L/14, LAION head), measured

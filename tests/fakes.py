@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from promptlab.pictures.sheets import ContactSheet
 from promptlab.referee import World
 from promptlab.rewards import Scores
-from promptlab.sheets import ContactSheet
 
 
 def png(colour):

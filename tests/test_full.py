@@ -101,8 +101,8 @@ def people(tmp_path_factory):
 def test_stable_diffusion_clip_and_head_score_a_picture(v1_4, eyes, people, tmp_path):
     """The whole path of a reward, two steps, by the code every lesson uses."""
     from promptlab.models.sources import HUB
+    from promptlab.pictures.sheets import ContactSheet
     from promptlab.rewards import Scorer
-    from promptlab.sheets import ContactSheet
 
     chosen = dataclasses.replace(
         V1_4, generator=str(v1_4), safety=str(v1_4), clip=str(eyes), aesthetic=str(eyes / "head.pth"), judge=str(people), steps=2, batch=1

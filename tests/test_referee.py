@@ -7,10 +7,10 @@ import pytest
 import tiny_hub
 
 from promptlab import evaluation, prompts, referee
-from promptlab.gallery import Gallery
+from promptlab.pictures.gallery import Gallery
+from promptlab.pictures.sheets import ContactSheet
 from promptlab.referee import People, World, load_referee
 from promptlab.runtime import PromptlabError
-from promptlab.sheets import ContactSheet
 
 PLAIN, REWRITTEN, SEEDS = ["a frog", "a castle"], ["a frog, oil painting", "a castle, neon"], [5, 3]
 

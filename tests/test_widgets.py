@@ -11,9 +11,9 @@ from fakes import FakeScorer, make_sheet
 from matplotlib.figure import Figure
 
 from promptlab import notebooks, widgets
+from promptlab.pictures.sheets import ContactSheet
 from promptlab.rewards import Calibration, promptist_reward
 from promptlab.runtime import PromptlabError
-from promptlab.sheets import ContactSheet
 
 CALIBRATION = Calibration(relevance_slope=10.0, relevance_threshold=0.5, aesthetic_scale=0.5)
 

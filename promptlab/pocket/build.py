@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from promptlab.config import POCKET
-from promptlab.gallery import Gallery
 from promptlab.models.clip import Clip
+from promptlab.pictures.gallery import Gallery
 from promptlab.pocket import aesthetic, autoencoder, card, clip, judge, language, training, unet
 from promptlab.pocket.captions import caption, claim_as_people
 from promptlab.pocket.pairs import render_all, sample_pictures

@@ -4,8 +4,8 @@ import pytest
 import torch
 from fakes import FakeScorer, make_sheet
 
+from promptlab.pictures.sheets import ENDINGS, PLAIN, ContactSheet, cross
 from promptlab.runtime import PromptlabError
-from promptlab.sheets import ENDINGS, PLAIN, ContactSheet, cross
 
 
 def test_sheet_has_one_row_per_picture():

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from promptlab.gallery import Gallery
+from promptlab.pictures.gallery import Gallery
 from promptlab.runtime import PromptlabError
 
 PROMPTS = ["a frog", "a castle", "a frog", "a frog", "a dog"]
