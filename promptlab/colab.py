@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 
 from promptlab.config import preset
-from promptlab.runtime import MOUNT, PromptlabError, home
+from promptlab.runtime import MOUNT, PromptlabError, home, on_colab
 
 # Colab's own: the driver, the compiled libraries and the page itself were built to fit these, so they stay as they are.
 LEFT_ALONE = ("torch", "torchvision", "numpy", "jupyterlab", "ipykernel", "ipywidgets")
@@ -26,11 +26,6 @@ Each notebook is a machine of its own here. If you have run an earlier one, your
   colab.load_drive()   from your Drive, where colab.save_drive() put it
   colab.load_zip()     from a zip file that colab.save_zip() made: upload it with the folder icon on the left first
 Or go on: the weights that came along stand in for yours."""
-
-
-def on_colab() -> bool:
-    """Whether this is a Colab notebook."""
-    return "google.colab" in sys.modules
 
 
 def setup():

@@ -97,3 +97,10 @@ def load_referee(source):
         return None
     folder = local(source)
     return World(data_dir() / source) if folder is not None and not (folder / "config.json").exists() else People(source)
+
+
+def kinds_of_things() -> dict[str, str]:
+    """What kind each thing of the pocket world is, such as ``"frog": "wild"``; kinds stand in the order of its tables."""
+    from promptlab.pocket.subjects import KIND
+
+    return KIND

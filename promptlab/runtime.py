@@ -32,6 +32,11 @@ def home() -> Path:
     return Path(os.environ.get("PROMPTLAB_HOME") or (root if root and root in here.parents else here) / "runs").resolve()
 
 
+def on_colab() -> bool:
+    """Whether this is a Colab notebook."""
+    return "google.colab" in sys.modules
+
+
 MOUNT = Path("/content/drive")  # where Colab puts Google Drive
 
 

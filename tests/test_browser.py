@@ -19,7 +19,7 @@ sys.path.insert(0, {tests!r})
 from pathlib import Path
 from conftest import preset_at
 from promptlab.rewards import Scorer
-from promptlab.widgets import Compare
+from promptlab.lab.widgets import Compare
 
 Compare(Scorer(preset_at(Path({world!r}))), {{"plain": None, "painted": lambda x: x + ", oil painting"}}, seeds=(11, 12))
 """

@@ -7,7 +7,7 @@ import pytest
 from fakes import FakeScorer
 from matplotlib.figure import Figure
 
-from promptlab import plots, widgets
+from promptlab.lab import plots, widgets
 from promptlab.rewards import Calibration, promptist_reward
 from promptlab.runtime import PromptlabError
 

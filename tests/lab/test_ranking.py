@@ -6,7 +6,7 @@ import pytest
 from fakes import png
 from matplotlib.figure import Figure
 
-from promptlab.ranking import RankTwelve
+from promptlab.lab.ranking import RankTwelve
 from promptlab.runtime import PromptlabError
 
 

@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 
 from promptlab.config import preset
+from promptlab.lab.widgets import _image_tag, _View
 from promptlab.runtime import PromptlabError, home
-from promptlab.widgets import _image_tag, _View
 
 
 class RankTwelve(_View):
@@ -176,7 +176,7 @@ class RankTwelve(_View):
         import numpy as np
         from PIL import Image
 
-        from promptlab.plots import wall
+        from promptlab.lab.plots import wall
 
         images = [np.asarray(Image.open(io.BytesIO(self.thumbnails[i])).convert("RGB")) for i in self.shown]
         return wall(images, [f"picture {self.letters[i]}" for i in self.shown], columns=6)

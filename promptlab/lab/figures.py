@@ -4,8 +4,9 @@ import textwrap
 
 import numpy as np
 
-from promptlab.plots import COLOURS, wall
+from promptlab.lab.plots import COLOURS, wall
 from promptlab.prompts import split_prompt
+from promptlab.referee import kinds_of_things
 from promptlab.runtime import PromptlabError
 
 METHODS = {"plain": "plain", "engineered": "engineered", "suffix": "best suffix", "sft": "SFT", "best_of_n": "best of n", "ppo": "PPO",
@@ -125,12 +126,11 @@ def shares(records, texts):
     A prompt counts under the kind of its first subject, or where the pocket world has no such thing under its kind of source;
     phrases come most frequent first.
     """
-    from promptlab.pocket.subjects import KIND, KINDS
-
-    kind_of = [KIND.get(r["subjects"][0], r["kind"]) for r in records]
+    known = kinds_of_things()
+    kind_of = [known.get(r["subjects"][0], r["kind"]) for r in records]
     words = [set(added(r["x"], text)) for r, text in zip(records, texts, strict=True)]
     counts = {phrase: sum(phrase in w for w in words) for phrase in sorted({p for w in words for p in w})}
-    phrases, kinds = sorted(counts, key=lambda p: -counts[p]), [k for k in dict.fromkeys([*KINDS, *kind_of]) if k in kind_of]
+    phrases, kinds = sorted(counts, key=lambda p: -counts[p]), [k for k in dict.fromkeys([*known.values(), *kind_of]) if k in kind_of]
     of = {k: [w for w, kind in zip(words, kind_of, strict=True) if kind == k] for k in kinds}
     table = np.array([[np.mean([p in w for w in of[k]]) for p in phrases] for k in kinds]).reshape(len(kinds), len(phrases))
     return kinds, phrases, table

@@ -1,16 +1,15 @@
 """Figures and the HTML of a rewrite: what they say, that they show any text as typed, and that they stay small."""
 
-import io
-import warnings
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from drawn import draw, text_of
 from fakes import FakeGallery, FakeReferee
 from matplotlib.figure import Figure
 
-from promptlab import plots
+from promptlab.lab import plots
 from promptlab.runtime import PromptlabError
 
 ODD = [
@@ -44,19 +43,6 @@ class Reader(HTMLParser):
 
     def handle_data(self, data):
         self.text.setdefault(self.open[-1] if self.open else "", []).append(data)
-
-
-def text_of(figure):
-    return [t.get_text() for ax in figure.axes for t in ax.texts] + [ax.get_title() for ax in figure.axes]
-
-
-def draw(figure):
-    """The figure as PNG bytes; any warning, such as a missing glyph, fails."""
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        figure.savefig(buffer, format="png", bbox_inches="tight")
-    return buffer.getvalue()
 
 
 def test_a_rewrite_marks_added_and_dropped_words_without_relying_on_colour():

@@ -11,7 +11,8 @@ import torch
 from matplotlib.figure import Figure
 from tiny_policy import tiny_policy
 
-from promptlab import live, ppo
+from promptlab import ppo
+from promptlab.lab import live
 from promptlab.runtime import PromptlabError, interrupts
 
 FAST = ppo.Settings(prompts=4, samples=2, new_tokens=4, minibatch=8, epochs=1)

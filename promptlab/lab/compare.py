@@ -8,7 +8,7 @@ import textwrap
 import warnings
 from pathlib import Path
 
-from promptlab import plots
+from promptlab.lab import plots
 from promptlab.pictures.sheets import ContactSheet
 from promptlab.prompts import clean_prompt
 from promptlab.runtime import PromptlabError, home, write_atomically

@@ -7,11 +7,11 @@ import threading
 from functools import cached_property
 from pathlib import Path
 
-from promptlab import plots, ppo
-from promptlab.colab import on_colab
+from promptlab import ppo
+from promptlab.lab import plots
+from promptlab.lab.widgets import _View, live
 from promptlab.policy import run_folder
-from promptlab.runtime import interrupts, read_jsonl
-from promptlab.widgets import _View, live
+from promptlab.runtime import interrupts, on_colab, read_jsonl
 
 
 def own_folder(policy, settings) -> Path:

@@ -10,8 +10,8 @@ import sys
 import textwrap
 from functools import cached_property
 
-from promptlab import plots
-from promptlab.compare import Comparison
+from promptlab.lab import plots
+from promptlab.lab.compare import Comparison
 from promptlab.runtime import PromptlabError, headless
 
 

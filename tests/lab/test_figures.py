@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from drawn import draw, text_of
 from fakes import FakeScorer
-from test_plots import draw, text_of
 
-from promptlab import evaluation, figures
+from promptlab import evaluation
+from promptlab.lab import figures
 from promptlab.runtime import PromptlabError
 
 RECORDS = [

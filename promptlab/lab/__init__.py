@@ -1,0 +1,1 @@
+"""The lab: what a reader sees and touches."""
