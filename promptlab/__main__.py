@@ -6,7 +6,8 @@ import os
 import sys
 from importlib import metadata
 
-from promptlab import colab, config, notebooks, runtime
+from promptlab import config, runtime
+from promptlab.course import colab, notebooks
 from promptlab.models import sources
 from promptlab.models.weights import check_weights
 from promptlab.runtime import PromptlabError
@@ -71,7 +72,7 @@ def prompts(chosen):
 
 def write_links():
     """Bring the notebooks in line with pyproject.toml and say which changed."""
-    from promptlab import links
+    from promptlab.course import links
 
     changed = links.write()
     print("\n".join(f"written: {path}" for path in changed) or "The notebooks already agree with pyproject.toml.")

@@ -12,7 +12,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from promptlab import __main__ as cli
-from promptlab import notebooks, runtime
+from promptlab import runtime
+from promptlab.course import notebooks
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 DRAW = f"import base64\nfrom IPython.display import Image, display\ndisplay(Image(base64.b64decode('{PIXEL}')))"

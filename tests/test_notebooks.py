@@ -6,7 +6,7 @@ import nbformat
 import pytest
 import tiny_hub
 
-from promptlab import links, notebooks
+from promptlab.course import links, notebooks
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 COURSE = sorted(FOLDER.rglob("[0-9]*.ipynb"), key=lambda path: path.name)

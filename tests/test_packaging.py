@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from promptlab import links
+from promptlab.course import links
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"
@@ -29,7 +29,7 @@ def settings():
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
-@pytest.mark.parametrize("module", ["promptlab", "promptlab.config", "promptlab.runtime", "promptlab.notebooks", "promptlab.__main__"])
+@pytest.mark.parametrize("module", ["promptlab", "promptlab.config", "promptlab.runtime", "promptlab.course.notebooks", "promptlab.__main__"])
 def test_import_loads_nothing_heavy(module):
     heavy = "{'torch', 'numpy', 'transformers', 'diffusers', 'matplotlib', 'nbclient', 'tqdm'}"
     assert python(f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))") == "[]"

@@ -72,7 +72,7 @@ class Gallery:
 
     def _look(self, prompts, seeds, progress, column):
         keys = [json.dumps([self.version, *self.generator.key(p, s)]) for p, s in zip(prompts, seeds, strict=True)]
-        # A row from another machine has no small picture (promptlab.keeping): it is drawn again where one is asked for.
+        # A row from another machine has no small picture (promptlab.course.keeping): it is drawn again where one is asked for.
         missing = {k: (p, s) for k, p, s in zip(keys, prompts, seeds, strict=True) if self._recall(k, column) is None}
         todo, batch = list(missing.items()), self.generator.batch
         done = bar(total=len(todo), desc="drawing", disable=not (progress and todo))

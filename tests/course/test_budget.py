@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from promptlab import budget
-from promptlab.budget import smallest_gain
 from promptlab.config import COLAB, LAPTOP, POCKET, PRESETS
+from promptlab.course import budget
+from promptlab.course.budget import smallest_gain
 
 
 def test_the_smallest_gain_is_seen_in_four_of_five_simulated_evaluations():

@@ -10,7 +10,7 @@ import torch
 from fakes import FakeScorer, make_sheet
 from matplotlib.figure import Figure
 
-from promptlab import notebooks
+from promptlab.course import notebooks
 from promptlab.lab import widgets
 from promptlab.pictures.sheets import ContactSheet
 from promptlab.rewards import Calibration, promptist_reward

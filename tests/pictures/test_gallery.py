@@ -135,7 +135,7 @@ def test_pictures_drawn_before_new_weights_are_not_recalled(gallery, tiny_world,
 def test_a_row_from_another_machine_is_drawn_again_only_for_its_small_picture(tmp_path):
     gallery = fake_gallery(tmp_path)
     before, looks = gallery.thumbnails(PROMPTS, SEEDS), gallery.embeddings(PROMPTS, SEEDS)
-    gallery._write("update pictures set thumbnail = null")  # as promptlab.keeping restores it
+    gallery._write("update pictures set thumbnail = null")  # as promptlab.course.keeping restores it
     drawn = len(gallery.generator.calls)
     assert np.array_equal(gallery.embeddings(PROMPTS, SEEDS), looks) and len(gallery.generator.calls) == drawn
     assert gallery.thumbnails(PROMPTS, SEEDS) == before and len(gallery.generator.calls) == drawn + 1

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from promptlab import __main__ as cli
-from promptlab import links, notebooks
+from promptlab.course import links, notebooks
 from promptlab.runtime import PromptlabError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 COURSE = links.course(ROOT / "notebooks")
 GITHUB = "git+https://github.com/you/promptlab"
 OPEN = "https://colab.research.google.com/github/you/promptlab/blob/main/notebooks"

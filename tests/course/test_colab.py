@@ -13,7 +13,8 @@ import fake_colab
 import pytest
 
 from promptlab import __main__ as cli
-from promptlab import colab, keeping, runtime
+from promptlab import runtime
+from promptlab.course import colab, keeping
 from promptlab.runtime import PromptlabError
 
 SECRET = "hf_thisMustNeverBePrinted"
@@ -355,6 +356,6 @@ def test_a_pip_that_fails_is_named(pip):
 
 
 def test_restarting_kills_this_process_after_its_words(tmp_path):
-    code = "from promptlab import colab; colab.restart_if_replaced({'packaging'}); print('still here')"
+    code = "from promptlab.course import colab; colab.restart_if_replaced({'packaging'}); print('still here')"
     done = subprocess.run([sys.executable, "-c", "import packaging\n" + code], capture_output=True, text=True, timeout=300)
     assert done.returncode == -9 and "session restarts now, as packaging" in done.stdout and "still here" not in done.stdout

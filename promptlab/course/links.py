@@ -8,7 +8,7 @@ import os
 import re
 from pathlib import Path
 
-from promptlab.notebooks import SETUP_CELL, course
+from promptlab.course.notebooks import SETUP_CELL, course
 from promptlab.runtime import PromptlabError, checkout, write_atomically
 
 COLAB = "https://colab.research.google.com/github"

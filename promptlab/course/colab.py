@@ -1,6 +1,6 @@
 """What Google Colab needs: libraries that fit, an earlier run brought to this machine, and a hub token found but never shown.
 
-Every notebook is a machine of its own there, and forgets it within hours. `promptlab.keeping` says what of a run is kept, here on
+Every notebook is a machine of its own there, and forgets it within hours. `promptlab.course.keeping` says what of a run is kept, here on
 Drive or in a zip file.
 """
 
@@ -22,7 +22,7 @@ from promptlab.runtime import MOUNT, PromptlabError, home, on_colab
 LEFT_ALONE = ("torch", "torchvision", "numpy", "jupyterlab", "ipykernel", "ipywidgets")
 OFFER = """\
 Each notebook is a machine of its own here. If you have run an earlier one, your earlier run is on another machine. To bring it here:
-  from promptlab import colab
+  from promptlab.course import colab
   colab.load_drive()   from your Drive, where colab.save_drive() put it
   colab.load_zip()     from a zip file that colab.save_zip() made: upload it with the folder icon on the left first
 Or go on: the weights that came along stand in for yours."""
@@ -33,7 +33,7 @@ def setup():
     if not on_colab():
         return
     install_missing()
-    from promptlab.keeping import checkpoints  # which loads NumPy: not before the libraries are settled
+    from promptlab.course.keeping import checkpoints  # which loads NumPy: not before the libraries are settled
 
     print(f"Hub token: {find_token() or 'none; the models of this course need none'}.")
     if not checkpoints():
@@ -136,7 +136,7 @@ def discard(path: Path):
 
 def save_drive() -> Path:
     """Copy this preset's run to Drive and return the folder; the checkpoints of an earlier save go once the new ones are there."""
-    from promptlab.keeping import ARCHIVE, gather, is_small
+    from promptlab.course.keeping import ARCHIVE, gather, is_small
 
     target = mount_drive() / preset().name
     with tempfile.TemporaryDirectory() as folder:
@@ -165,7 +165,7 @@ def save_drive() -> Path:
 
 def load_drive():
     """Bring this preset's run from Drive to this machine. Raises `PromptlabError` where none was saved."""
-    from promptlab.keeping import ARCHIVE, restore_embeddings
+    from promptlab.course.keeping import ARCHIVE, restore_embeddings
 
     root = mount_drive()
     source = root / preset().name
@@ -199,7 +199,7 @@ def zip_path() -> Path:
 
 def save_zip(path=None) -> Path:
     """Put this preset's run into one zip file and return it; on Colab the browser downloads it."""
-    from promptlab.keeping import gather, is_small
+    from promptlab.course.keeping import gather, is_small
 
     path = Path(path or zip_path())
     partial = path.with_name(path.name + ".partial")
@@ -223,7 +223,7 @@ def load_zip(path=None):
 
     Raises `PromptlabError` where the file is missing, damaged, of another preset, or would write outside the run folder.
     """
-    from promptlab.keeping import ARCHIVE, restore_embeddings
+    from promptlab.course.keeping import ARCHIVE, restore_embeddings
 
     path = Path(path or zip_path())
     try:

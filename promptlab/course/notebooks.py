@@ -27,7 +27,8 @@ if "google.colab" in sys.modules and importlib.util.find_spec("promptlab") is No
     if not source:
         raise FileNotFoundError("Make a wheel (pip wheel --no-deps .), upload it with the folder icon on the left, run this cell again.")
     %pip install -q --no-deps "{source}"
-from promptlab import colab, config, runtime
+from promptlab import config, runtime
+from promptlab.course import colab
 colab.setup()  # what is missing on Colab, and your earlier run; elsewhere it does nothing
 print(f"Preset {config.preset().name}: {config.preset().purpose}. Runs on: {runtime.hardware()}.")"""
 
