@@ -21,7 +21,8 @@ def main(arguments=None) -> int:
     from promptlab.pocket import build, card, community, pretraining, reference, strip
 
     verbs = {
-        "build": build.build, "rehearse": build.rehearse, "card": card.write, "reference": reference.write, "strip": strip.write,
+        "build": build.build, "rehearse": build.rehearse, "reference": reference.write, "strip": strip.write,
+        "card": lambda out: card.write(out, build.preset_for(out), build.build_folder() / "cache"),
         "pretraining": pretraining.write, "prompts": lambda _: community.write(data_dir() / "prompts"),
     }  # fmt: skip
     # A rehearsal never writes over the real world.

@@ -79,7 +79,7 @@ def build(out: Path):
     words = language.policy_tokenizer(tok)
     Policy(language.fit(specs, words, folder), words).save(out / "language", half=True)
     if training.SHARE == 1:
-        card.write(out)
+        card.write(out, preset_for(out), folder / "cache")
 
 
 def rehearse(out: Path):

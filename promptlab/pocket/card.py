@@ -216,23 +216,22 @@ def taste(where, result):
     return [r | {"note": result["fixed suffix"]} if r["name"].endswith(": fixed") else r for r in out]
 
 
-def measure(out):
-    """All records of the world in folder `out`."""
+def measure(out, preset, folder):
+    """All records of the world in folder `out`, which `preset` names; pictures are remembered in `folder`."""
     from diffusers import AutoencoderTiny
 
-    from promptlab.pocket.build import build_folder, preset_for
     from promptlab.rewards import Scorer
 
-    scorer = Scorer(preset_for(out), build_folder() / "cache")
+    scorer = Scorer(preset, folder)
     vae = AutoencoderTiny.from_pretrained(out / "generator" / "vae").eval()
     records = timing(scorer.gallery.generator)
     records += renders(vae, scorer.gallery.judge, scorer.rate, scorer.clip)
     return records + drawn(scorer.gallery) + relevance_and_taste(scorer) + taste_on_renders() + taste_on_drawn(scorer.gallery)
 
 
-def write(out):
-    """Measure the world in `out` and write `card.json` and the model card `README.md` beside its weights."""
-    publish(out, measure(out))
+def write(out, preset, folder):
+    """Measure the world in `out` and write `card.json` and the model card `README.md` beside its weights; arguments as for `measure`."""
+    publish(out, measure(out, preset, folder))
 
 
 def publish(out, records):
