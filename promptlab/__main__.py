@@ -13,7 +13,7 @@ from promptlab.models.weights import check_weights
 from promptlab.runtime import PromptlabError
 
 # Distributions whose import name is another.
-IMPORT_NAME = {"open-clip-torch": "open_clip", "pillow": "PIL"}
+IMPORT_NAME = {"open-clip-torch": "open_clip", "pillow": "PIL", "ipython": "IPython"}
 
 
 def main(arguments=None) -> int:
@@ -120,7 +120,7 @@ def dependency(requirement) -> str:
     version = metadata.version(requirement.name)
     if not requirement.specifier.contains(version, prereleases=True):
         raise PromptlabError(f"{version} is outside {requirement.specifier}. To repair it: pip install '{requirement}'")
-    importlib.import_module(IMPORT_NAME.get(canonicalize_name(requirement.name), requirement.name))
+    importlib.import_module(IMPORT_NAME.get(canonicalize_name(requirement.name), requirement.name.replace("-", "_")))
     return version
 
 
