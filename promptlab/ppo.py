@@ -239,8 +239,10 @@ class PPO:
 
     def save(self, path):
         """Write a checkpoint so that a kill or a full disk leaves the previous one intact."""
-        state = {"settings": asdict(self.settings), "done": self.done, "kl": self.kl, "optimiser": self.optimiser.state_dict()}
-        state |= {"policy": self.policy.model.state_dict(), "reference": self.reference.state_dict(), "value": self.value.state_dict()}
+        state = {
+            "settings": asdict(self.settings), "done": self.done, "kl": self.kl, "optimiser": self.optimiser.state_dict(),
+            "policy": self.policy.model.state_dict(), "reference": self.reference.state_dict(), "value": self.value.state_dict(),
+        }  # fmt: skip
         save_checkpoint(state, path)
 
     def load(self, path):

@@ -75,7 +75,8 @@ class People:
     def words(self, texts):
         """Embeddings of texts, each computed once: float32 (n, width)."""
         new = [t for t in dict.fromkeys(texts) if t not in self.known]
-        self.known |= dict(zip(new, self.eye.embed_texts(new), strict=True)) if new else {}
+        if new:
+            self.known.update(zip(new, self.eye.embed_texts(new), strict=True))
         return np.stack([self.known[t] for t in texts])
 
     @cached_property

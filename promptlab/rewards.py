@@ -111,14 +111,14 @@ class Scorer:
             raise PromptlabError(
                 f"score() needs equally many plain and rewritten prompts and a seed: got {len(plain)}, {len(rewritten)}, {len(seeds)}."
             )
-        repeat = lambda prompts: [p for p in prompts for _ in seeds]  # noqa: E731
-        x, y, all_seeds = repeat(plain), repeat(rewritten), list(seeds) * len(plain)
+        x, y = ([p for p in prompts for _ in seeds] for prompts in (plain, rewritten))
+        all_seeds = list(seeds) * len(plain)
         looks = self.gallery.embeddings(y + x, all_seeds * 2, progress)
         now, before, words = looks[: len(y)], looks[len(y) :], self.texts(x)
-        cosine = lambda pictures: torch.from_numpy((pictures * words).sum(1))  # noqa: E731
+        relevance, relevance_plain = (torch.from_numpy((pictures * words).sum(1)) for pictures in (now, before))
         return Scores(
             pair=torch.arange(len(plain)).repeat_interleave(len(seeds)), seed=torch.tensor(all_seeds),
-            aesthetic=self.rate(now), aesthetic_plain=self.rate(before), relevance=cosine(now), relevance_plain=cosine(before),
+            aesthetic=self.rate(now), aesthetic_plain=self.rate(before), relevance=relevance, relevance_plain=relevance_plain,
         )  # fmt: skip
 
     def rewards(self, plain, rewritten, seeds, progress=False):
@@ -136,7 +136,10 @@ def calibrate(scorer, plain, seeds, progress=False) -> Calibration:
     if len(seeds) < 2:
         raise PromptlabError(f"calibrate() measures how pictures of one prompt differ: give it at least two seeds, not {list(seeds)}.")
     s = scorer.score(plain, plain, seeds, progress)
-    within = lambda v: float(v.view(len(plain), len(seeds)).var(1).mean().sqrt())  # noqa: E731
+
+    def within(values):
+        return float(values.view(len(plain), len(seeds)).var(1).mean().sqrt())
+
     return Calibration(
         relevance_slope=PAPER_SLOPE * PAPER_RELEVANCE_SD / within(s.relevance),
         relevance_threshold=float(s.relevance.median()),

@@ -77,8 +77,10 @@ def finetune(policy: Policy, records, folder, epochs=None, lr=None, batch=None, 
 def losses(folder) -> dict[str, list]:
     """The curves of a training that `finetune` kept in `folder`: (step, loss) in a list each, "training" and "held out"."""
     log = read_jsonl(Path(folder) / "metrics.jsonl")
-    # By step, as a training that was taken up again has measured one of them twice.
-    points = lambda key: sorted({e["step"]: e[key] for e in log if key in e}.items())  # noqa: E731
+
+    def points(key):  # by step, as a training that was taken up again has measured one of them twice
+        return sorted({e["step"]: e[key] for e in log if key in e}.items())
+
     return {"training": points("loss"), "held out": points("eval_loss")}
 
 

@@ -52,14 +52,13 @@ def budget(chosen: Preset) -> Budget:
 
 def download(chosen: Preset) -> float:
     """MB that a preset takes from the hub, or by pip, the first time, all its models together."""
+    whole = (chosen.clip, chosen.aesthetic, chosen.judge, chosen.language, chosen.sft, chosen.ppo)
+    drawing = (chosen.generator, chosen.test_generator)
     needed = {
-        (s, part)
-        for s in (chosen.clip, chosen.aesthetic, chosen.judge, chosen.language, chosen.sft, chosen.ppo)
-        for part in sources.parameters(s)
+        *((s, part) for s in whole for part in sources.parameters(s)),
+        *((s, part) for s in drawing for part in sources.parameters(s) if part != "safety_checker"),
+        *((s, "safety_checker") for s in (chosen.safety,) if s in sources.HUB),
     }
-    for source in (chosen.generator, chosen.test_generator):
-        needed |= {(source, part) for part in sources.parameters(source) if part != "safety_checker"}
-    needed |= {(chosen.safety, "safety_checker")} if chosen.safety in sources.HUB else set()
     packed = sum(sources.PACKAGES[s][3] for s in {chosen.language, chosen.sft, chosen.ppo} if s in sources.PACKAGES)
     return packed + sum(sources.HUB[s].parts[part] * sources.HUB[s].bytes_each for s, part in needed if s in sources.HUB) / 1e6
 

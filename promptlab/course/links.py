@@ -59,7 +59,10 @@ def link(source: str, here: Path, there: Path, root: Path) -> str:
 def head(text: str, source: str, path: Path, paths: list[Path], root: Path) -> str:
     """A first cell whose **Colab**, **Previous** and **Next** are as they should be, at the end of the line where they stood, else of the cell."""
     at, here = paths.index(path), address(source, path, root)
-    name = lambda p: f"[{p.stem}]({link(source, path, p, root)})" if p else "none"  # noqa: E731
+
+    def name(p):
+        return f"[{p.stem}]({link(source, path, p, root)})" if p else "none"
+
     colab = f"[![Open in Colab]({BADGE})]({here})" if here else "upload this file."  # the setup cell says what else it needs
     before, after = paths[at - 1] if at else None, paths[at + 1] if at + 1 < len(paths) else None
     words = f"**Colab:** {colab} **Previous:** {name(before)}. **Next:** {name(after)}."

@@ -40,7 +40,10 @@ class LiveRun(_View):
         self.history = read_jsonl(log) if log.exists() else []
         self.begun = len(self.history)  # updates that an earlier call made
         self.stopping, self.error, self._thread = False, None, None
-        train = lambda quiet: ppo.train(policy, pool, reward, self.folder, updates, self.settings, self._watch, quiet=quiet)  # noqa: E731
+
+        def train(quiet):
+            return ppo.train(policy, pool, reward, self.folder, updates, self.settings, self._watch, quiet=quiet)
+
         self._page = None
         if live() and not on_colab():  # there a thread cannot reach a widget
             self._thread = threading.Thread(target=self._work, args=(train,), daemon=True)

@@ -93,8 +93,8 @@ def mean_scores(scorer, plain, rewritten, seeds):
 
     sheet = ContactSheet(scorer, [plain], [rewritten], list(seeds), progress=False)
     s = sheet.scores
-    means = {"aesthetic": s.aesthetic, "relevance": s.relevance, "reward": promptist_reward(s, scorer.calibration)}
-    means |= {"gold": sheet.gold} if scorer.gallery.judge else {}
+    gold = {"gold": sheet.gold} if scorer.gallery.judge else {}
+    means = {"aesthetic": s.aesthetic, "relevance": s.relevance, "reward": promptist_reward(s, scorer.calibration), **gold}
     return {name: float(values.mean()) for name, values in means.items()}
 
 

@@ -1,6 +1,5 @@
 """Any text-to-image pipeline of diffusers that has a UNet, behind the same few methods as the pocket world's generator."""
 
-import warnings
 from functools import cached_property
 
 from promptlab.models import sources
@@ -86,14 +85,13 @@ def load_pipeline(folder, scheduler, dtype):
     for file in files or [folder / "unet" / "diffusion_pytorch_model.safetensors"]:
         check_weights(file, repair)
     variant = "fp16" if any(".fp16" in f.name for f in files) else None
-    with reading_weights(folder, repair), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`torch_dtype` is deprecated")  # its new name is unknown to older versions in our range
+    with reading_weights(folder, repair):
         pipe = AutoPipelineForText2Image.from_pretrained(
             folder,
             local_files_only=True,
             use_safetensors=True,
             variant=variant,
-            torch_dtype=dtype,
+            dtype=dtype,
             safety_checker=None,
             requires_safety_checker=False,
         )

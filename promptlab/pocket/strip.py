@@ -15,7 +15,10 @@ FEATURED = ("a frog", "i am looking for a cupcake", "pink bus")
 def failure(scorer, policy, every=8):
     """Of every eighth test prompt, the one whose picture loses most gold when PPO rewrites it: what the strip must not hide."""
     plain = [r["x"] for r in load_prompts("test")[::every]]
-    rate = lambda texts: np.array([f["gold"] for f in scorer.gallery.facts(texts, [SEED] * len(texts), progress=True)])  # noqa: E731
+
+    def rate(texts):
+        return np.array([f["gold"] for f in scorer.gallery.facts(texts, [SEED] * len(texts), progress=True)])
+
     return plain[int((rate(policy.rewrite(plain)) - rate(plain)).argmin())]
 
 

@@ -52,7 +52,10 @@ def compare(rate, per_kind=4, fresh=8, seed=0):
     chosen_on, scored_on = drawn[:, :per_kind].ravel().tolist(), drawn[:, per_kind:].ravel().tolist()
     kinds = np.array([KIND[s] for s in chosen_on])
     share = {kind: sum(k == kind for k in KIND.values()) for kind in KINDS}
-    weight = lambda subjects: np.array([share[KIND[s]] for s in subjects], float)  # noqa: E731
+
+    def weight(subjects):
+        return np.array([share[KIND[s]] for s in subjects], float)
+
     scores = np.array(rate([(s, c, 0) for s in chosen_on for c in COMBINATIONS])).reshape(len(chosen_on), -1)
     fixed, by_kind = best_choices(scores, kinds, weight(chosen_on))
     media = np.array([COMBINATIONS[i][0] for i in scores.argmax(1)])
