@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from promptlab.pocket.training import train
+from promptlab.pocket.training import mixed, train
 from promptlab.runtime import bar, device
 
 STEPS, POLISH, BATCH = 5000, 4500, 24
@@ -68,7 +68,7 @@ def encode_all(vae, images, factor_file, batch=100):
     """Latents of all pictures as float16 (n, 16, 16, 16), scaled to standard deviation 1; the factor goes to `factor_file`."""
     out = torch.empty(len(images), 16, 16, 16, dtype=torch.float16)
     for i in bar(range(0, len(images), batch), desc="latents"):
-        with torch.autocast(device().type, torch.bfloat16):
+        with mixed():
             out[i : i + batch] = vae.encoder(to_tensor(images[i : i + batch])).half().cpu()
     factor = 1 / out[:5000].float().std().item()
     factor_file.write_text(json.dumps({"scaling_factor": factor}))

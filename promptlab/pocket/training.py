@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from promptlab.models.weights import load_checkpoint, save_checkpoint
-from promptlab.runtime import PromptlabError, bar, device
+from promptlab.runtime import PromptlabError, bar, device, hardware
 
 # Moments of weights that get no gradient decay into denormals, on which a CPU crawls (5 x slower, measured). Worker
 # threads inherit the setting when they start, so it must stand before the first parallel operation.
@@ -23,6 +23,11 @@ def trapezoid(step: int, steps: int, warmup: int = 100, decay: float = 0.35) -> 
     Unlike a cosine, the constant part does not depend on `steps`, so a running build can be lengthened.
     """
     return min(1.0, (step + 1) / warmup, (steps - step) / max(1.0, decay * steps))
+
+
+def mixed():
+    """bfloat16 where the hardware multiplies it natively; elsewhere it is emulated, and 20 times slower than float32."""
+    return torch.autocast(device().type, torch.bfloat16, enabled=hardware().dtype == torch.bfloat16)
 
 
 def optimisers(modules, lr, lr_scale, weight_decay, muon):
@@ -47,7 +52,7 @@ def train(name, folder, steps, modules, loss_of, lr, batch, size, ema=(), lr_sca
     """Train `modules` for `steps` steps and return them, averaged where named in `ema`.
 
     Args: `modules` a dict of nn.Modules; `loss_of(indices)` the loss of a numpy array of `batch` example indices below
-    `size`, computed under bf16 autocast; `lr_scale` per-module learning-rate factors; `log` a file for `step loss` lines.
+    `size`, computed in bfloat16 where that is fast (`mixed`); `lr_scale` per-module learning-rate factors; `log` a file for `step loss` lines.
     Every step seeds itself from (seed, step), so a run that was killed and resumed ends in the same weights.
     """
     dev, path = device(), folder / f"{name}.ckpt"
@@ -89,7 +94,7 @@ def train(name, folder, steps, modules, loss_of, lr, batch, size, ema=(), lr_sca
         for optimiser, values in zip(made, base, strict=True):
             for group, value in zip(optimiser.param_groups, values, strict=True):
                 group["lr"] = value * trapezoid(step, steps)
-        with torch.autocast(dev.type, torch.bfloat16):
+        with mixed():
             loss = loss_of(indices)
         if not torch.isfinite(loss):
             raise PromptlabError(f"{name}: the loss became {loss.item()} at step {step}. Run again: it resumes from the last checkpoint.")

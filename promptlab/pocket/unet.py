@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from promptlab.pocket.clip import CONTEXT, captions_for, claim_as_people, text_encoder_from, tokenize
 from promptlab.pocket.pairs import pairs_twice
 from promptlab.pocket.training import train
-from promptlab.runtime import device
+from promptlab.runtime import device, hardware
 
 STEPS, BATCH, ROUNDS = 21_500, 32, 2
 # Two pictures of three get a time U ** CROWDING: what a word looks like is learned where the picture is nearly gone and only
@@ -89,7 +89,7 @@ def fit(pictures, latents, clip, tokenizer, folder, steps=STEPS):
         ema=tuple(modules),
         lr_scale={"text_encoder": 0.2},
         log=folder / "log.txt",
-        muon=("unet",),
+        muon=("unet",) if hardware().dtype == torch.bfloat16 else (),  # it multiplies in bfloat16: elsewhere AdamW is far faster
     )
     done["unet"].set_default_attn_processor()
     done["text_encoder"].set_attn_implementation("sdpa")
