@@ -78,7 +78,7 @@ def page(chromium):
     assert not refused, f"the page asked for {refused}"
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1200)
 def test_compare_in_jupyterlab(page, lab, tiny_world, tmp_path):
     from PIL import Image
 

@@ -51,7 +51,7 @@ def run_folder(tmp_path_factory):
 
 @each
 @pytest.mark.weights
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_notebook_runs(path, run_folder, monkeypatch, record_property):
     monkeypatch.setenv("PROMPTLAB_HOME", str(run_folder))  # one for all, as in `make run`, and not the reader's
     monkeypatch.setenv("PROMPTLAB_SHORT", "1")  # the same cells with a shorter training in them
@@ -77,7 +77,7 @@ def ipython_folder(tmp_path_factory):
 
 @pytest.mark.parametrize("path", [p for p in COURSE if p.parent == FOLDER], ids=lambda path: path.stem)
 @pytest.mark.weights
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 def test_one_word_runs_a_notebook_on_stable_diffusion(path, ipython_folder, tmp_path, monkeypatch):
     """Same cells, preset colab: pipeline, checker, CLIP, head, PickScore, GPT-2 and prompts go through the code that the hub's go through."""
     for name, value in {"HOME": tmp_path, "SHORT": "1", "PRESET": "colab"}.items():

@@ -18,7 +18,7 @@ DATA = ROOT / "data"
 
 
 def python(code, **kwargs):
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, **kwargs)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=250, **kwargs)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -69,7 +69,7 @@ def test_setup_cell_installs_from_the_repository_of_pyproject(settings):
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("dist")
-    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder], cwd=ROOT, check=True, timeout=100)
+    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder], cwd=ROOT, check=True, timeout=250)
     (file,) = folder.glob("*.whl")
     return file
 

@@ -8,7 +8,7 @@ from promptlab.pocket.subjects import glyph
 from promptlab.rewards import Scorer
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1200)
 def test_a_rehearsal_stops_goes_on_and_ends_in_a_world_that_draws(font, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PROMPTLAB_HOME", str(tmp_path))
     real = build.unet.fit

@@ -41,7 +41,7 @@ def laptop(tiny_preset, tmp_path, monkeypatch):
 
 
 @pytest.mark.weights
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1200)
 def test_it_trains_measures_and_goes_on(laptop, tmp_path, monkeypatch, capsys):
     pretraining.write(tmp_path)
     records, rewrites = pretraining.load(tmp_path / "pretraining.json")

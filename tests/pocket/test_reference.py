@@ -11,7 +11,7 @@ from promptlab.policy import Policy, load_policy
 from promptlab.prompts import load_prompts
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1200)
 def test_it_trains_measures_and_goes_on(tiny_world, tiny_generator, tmp_path, monkeypatch):
     import shutil
 
