@@ -1,4 +1,4 @@
-"""Evaluation: every method on the same prompts and image seeds, differences paired, intervals by bootstrap.
+"""Evaluation: every method on the same prompts and image seeds, differences paired, intervals over families of prompts and training seeds.
 
 Image seeds for training (a million and up, `ppo.PPO.image_seeds`), for selecting and for scoring never meet.
 """
@@ -6,6 +6,7 @@ Image seeds for training (a million and up, `ppo.PPO.image_seeds`), for selectin
 import json
 import random
 from collections import Counter, defaultdict
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from promptlab.runtime import PromptlabError, data_dir
 
 SCORING = (500_001, 500_002, 500_003, 500_004)  # seeds that only score
 SELECTING = (400_001, 400_002)  # seeds that only choose: among best-of-n, among suffixes
+LEAST = 2  # prompts in a round of a search: what one says of a suffix may be about that prompt alone
 METRICS = ("reward", "aesthetic", "relevance", "gold", "intent", "length")
 FIELDS = {"set", "method", "versus", "metric", "mean", "low", "high", "n", "seeds", "per_seed"}  # of a record of `results`
 
@@ -40,25 +42,69 @@ def measure(scorer, records, texts, seeds=SCORING, progress=False) -> dict:
     }
 
 
-def redrawn(values, rows, rng):
-    """Bootstrap means of (training seeds, prompts) values: the drawn training seeds `rows` (draws, seeds), prompts drawn here."""
-    columns = rng.integers(values.shape[1], size=(len(rows), values.shape[1]))
-    return values[rows[:, :, None], columns[:, None, :]].mean((1, 2))
+def families_of(records) -> list[tuple]:
+    """Which family each prompt belongs to, as a tuple of labels: the nouns it is about, two of a pair; else what it says.
 
-
-def interval(values, minus=None, draws=2000, seed=0):
-    """Mean and 95 % bootstrap interval of (training seeds, prompts) values, resampling both; (mean, low, high).
-
-    A row per training seed; a method without training has one row. For a paired difference, pass the difference. `minus`
-    are values of the same training seeds on other prompts, nothing of which is paired: for a difference of differences.
+    Prompts about one noun share its picture and what suits it, so they gain and lose together: a target typed in four ways, a
+    noun in several colours, both pairs that a noun is in. A noun lies above all these, so it is the family.
     """
-    values, rng = np.atleast_2d(np.asarray(values, float)), np.random.default_rng(seed)
-    rows = rng.integers(len(values), size=(draws, len(values)))
-    mean, means = values.mean(), redrawn(values, rows, rng)
+    return [tuple(r.get("subjects") or (r["x"],)) for r in records]
+
+
+@lru_cache(maxsize=16)  # `results` asks about the same few sets of prompts a thousand times
+def related(families):
+    """Which prompts have a family in common: 0 or 1, (prompts, prompts)."""
+    names = {name: i for i, name in enumerate({name for some in families for name in some})}
+    member = np.zeros((len(families), len(names)))
+    for i, some in enumerate(families):
+        member[i, [names[name] for name in some]] = 1
+    return (member @ member.T > 0).astype(float)
+
+
+def between_families(values, families=None):
+    """Variance of the mean of one value per prompt, and its degrees of freedom; infinite where all prompts are one family.
+
+    The mean of n values varies by the products of all pairs of deviations, over n^2. Prompts without a common family deviate
+    independently, so the products of related ones are all that counts (Aronow, Samii and Assenova 2015). `k` is the effective
+    number of families (after Kish 1965): so many of one size would have as many related pairs.
+    """
+    n, left = len(values), values - values.mean()
+    k, square = n, left @ left
+    if families is not None:
+        if len(families) != n:
+            raise PromptlabError(f"Every prompt needs its family: there are {n} prompts and {len(families)} families.")
+        pairs = related(tuple(tuple(f) if isinstance(f, (tuple, list)) else (f,) for f in families))
+        k, together = n**2 / pairs.sum(), left @ pairs @ left
+        square = together if together > 0 else square  # pairs of nouns can, seldom, bring it below zero: then as if unrelated
+    return (square / n**2 * k / (k - 1), k - 1) if k > 1 else (np.inf, 1)
+
+
+def interval(values, families=None, minus=None, minus_families=None):
+    """Mean and 95 % interval of (training seeds, prompts) values, over prompts like these and trainings like these: (mean, low, high).
+
+    A row per training seed; with one row the interval is about that one policy. For a paired difference, pass the difference.
+    `families` holds a label, or a tuple of labels, per prompt (`families_of`); without it, every prompt is its own.
+    `minus` are values of the same training seeds on other prompts, nothing of which is paired: for a difference of differences.
+
+    The variance is that between families plus that between training seeds (two ways of clustering, Cameron, Gelbach and Miller 2011;
+    their third term, what both do together, is left in, to be on the safe side). Student's t has Satterthwaite's (1946) degrees of
+    freedom. One family shows no variance: its interval is from -inf to inf. Raises `PromptlabError` where families do not fit the prompts.
+    """
+    from scipy.stats import t
+
+    values = np.atleast_2d(np.asarray(values, float))
+    runs, parts = values.mean(1), [between_families(values.mean(0), families)]
     if minus is not None:
         minus = np.atleast_2d(np.asarray(minus, float))
-        mean, means = mean - minus.mean(), means - redrawn(minus, rows, rng)
-    return float(mean), *map(float, np.percentile(means, (2.5, 97.5)))
+        runs, parts = runs - minus.mean(1), [*parts, between_families(minus.mean(0), minus_families)]
+    if len(runs) > 1:
+        parts.append((runs.var(ddof=1) / len(runs), len(runs) - 1))
+    mean, variance = float(runs.mean()), sum(v for v, _ in parts)
+    if variance in (0, np.inf):
+        return mean, mean - variance, mean + variance
+    freedom = variance**2 / sum(v**2 / df for v, df in parts)
+    half = float(t.ppf(0.975, freedom) * variance**0.5)
+    return mean, mean - half, mean + half
 
 
 def results(measured, records, versus=("plain", "suffix", "sft")) -> list[dict]:
@@ -68,7 +114,7 @@ def results(measured, records, versus=("plain", "suffix", "sft")) -> list[dict]:
     difference to each method in `versus`, as far as they were measured; by set, by kind of source, and as "out minus in": how much
     more it is out of domain.
     """
-    groups = defaultdict(list)
+    families, groups = families_of(records), defaultdict(list)
     for i, r in enumerate(records):
         for name in (r["set"], f"{r['set']}: {r['kind']}"):
             groups[name].append(i)
@@ -77,6 +123,7 @@ def results(measured, records, versus=("plain", "suffix", "sft")) -> list[dict]:
         asked["out minus in"] = groups["out_of_domain"], groups["in_domain"]
     out = []
     for name, (index, minus) in asked.items():
+        ours, theirs = ([families[i] for i in some or ()] for some in (index, minus))
         for method, runs in measured.items():
             for other in (None, *(m for m in versus if m in measured and m != method)):
                 for metric in runs[0]:
@@ -84,7 +131,7 @@ def results(measured, records, versus=("plain", "suffix", "sft")) -> list[dict]:
                     if other:
                         base = np.stack([run[metric] for run in measured[other]])
                         values = values - (base if len(base) == len(values) else base.mean(0))
-                    mean, low, high = interval(values[:, index], None if minus is None else values[:, minus])
+                    mean, low, high = interval(values[:, index], ours, None if minus is None else values[:, minus], theirs)
                     each = values[:, index].mean(1) - (0 if minus is None else values[:, minus].mean(1))
                     out.append({
                         "set": name, "method": method, "versus": other, "metric": metric, "mean": round(mean, 4), "low": round(low, 4),
@@ -130,21 +177,39 @@ def best_of_n(policy, scorer, prompts, n=8, seeds=SELECTING, seed=0, progress=Fa
     return [rewrites[i * n + int(best)] for i, best in enumerate(rewards.argmax(1))]
 
 
-def best_suffix(scorer, prompts, candidates, budget, seeds=SELECTING, seed=0, progress=False) -> str:
-    """The one suffix that earns most on average over `prompts`, found by successive halving with `budget` pictures.
+def race(suffixes) -> int:
+    """How many pictures a race of so many suffixes takes at least."""
+    return LEAST * (suffixes + 1) + race(suffixes // 2) if suffixes > 1 else 0
 
-    Each round spends an equal part of the budget on the suffixes still in the race, then drops the worse half
-    (Karnin, Koren and Somekh 2013).
+
+def earned(scorer, prompts, suffixes, seed, progress=False):
+    """The summed reward of every suffix over some prompts, drawn from one seed: (suffixes,)."""
+    x, y = [p for _ in suffixes for p in prompts], [f"{p}, {suffix}" for suffix in suffixes for p in prompts]
+    return scorer.rewards(x, y, [seed], progress).view(len(suffixes), len(prompts)).sum(1).numpy().astype(float)
+
+
+def best_suffix(scorer, prompts, candidates, budget, seeds=SELECTING, seed=0, progress=False) -> str:
+    """The one suffix that earns most on average over `prompts`, found by successive halving with at most `budget` pictures.
+
+    Every picture counts, those of the plain prompts too. In a round all suffixes still in the race get the same new prompts, one
+    picture each, as more prompts tell more than more pictures of one; then the half with the lower mean so far leaves. Rounds spend
+    equal parts of the budget (Karnin, Koren and Somekh 2013), but none has fewer than two prompts: where that is too dear for all
+    candidates, as many as the budget allows are drawn at random. It ends early when `prompts` on all `seeds` are used up.
     """
     rng, left = random.Random(seed), list(dict.fromkeys(candidates))
-    rounds = max(1, int(np.ceil(np.log2(len(left)))))
-    for _ in range(rounds):
-        each = max(1, budget // (rounds * len(left) * len(seeds)))
-        some = [rng.choice(prompts) for _ in range(each)]  # the same prompts for every suffix: a paired comparison
-        x = [p for _ in left for p in some]
-        y = [f"{p}, {suffix}" for suffix in left for p in some]
-        means = scorer.rewards(x, y, list(seeds), progress).view(len(left), each).mean(1)
-        left = [left[i] for i in means.argsort(descending=True)[: max(1, len(left) // 2)].tolist()]
+    left = rng.sample(left, next(n for n in range(len(left), 0, -1) if race(n) <= budget))
+    some = rng.sample(list(prompts), len(prompts))
+    fresh = [(p, seeds[(i + turn) % len(seeds)]) for turn in range(len(seeds)) for i, p in enumerate(some)]
+    means, seen = np.zeros(len(left)), 0
+    while len(left) > 1 and fresh:
+        equal = budget // (len(left).bit_length() - 1) // (len(left) + 1)  # of the rounds to come
+        each = min(max(LEAST, equal), (budget - race(len(left) // 2)) // (len(left) + 1))
+        now, fresh = fresh[:each], fresh[each:]
+        total = sum(earned(scorer, [p for p, z in now if z == s], left, s, progress) for s in dict.fromkeys(z for _, z in now))
+        means, seen = (means * seen + total) / (seen + len(now)), seen + len(now)
+        budget -= len(now) * (len(left) + 1)
+        best = np.argsort(-means, kind="stable")[: len(left) // 2]
+        left, means = [left[i] for i in best], means[best]
     return left[0]
 
 

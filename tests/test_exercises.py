@@ -12,7 +12,8 @@ import pytest
 import torch
 from tiny_policy import tiny_policy
 
-from promptlab import config, ppo, runtime
+from promptlab import config, evaluation, ppo, runtime
+from promptlab.lab import plots
 from promptlab.rewards import Scores
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
@@ -77,8 +78,11 @@ MISTAKES = {
         "return -torch.tensor([float(t.endswith(word)) for t in written])": "punishes the word",
     },
     ("04_evaluation", "my_interval"): {
-        "return np.percentile(np.random.default_rng().choice(b - a, (2000, len(a))).mean(1), (2.5, 97.5))": "better must be positive",
-        "r = np.random.default_rng(); return np.percentile(r.choice(a, (2000, len(a))).mean(1) - r.choice(b, (2000, len(b))).mean(1), (2.5, 97.5))": "Subtract first, then redraw",
+        "return plots.interval((b - a).mean(1))[1:]": "better must be positive",
+        "return evaluation.interval(a.mean(1), minus=b.mean(1))[1:]": "Subtract first",
+        "return plots.interval((a - b).ravel())[1:]": "average within each noun",
+        "return plots.interval((a - b).mean(0))[1:]": "mean(1)",
+        "d = (a - b).mean(1); half = 1.96 * d.std(ddof=1) / len(d)**0.5; return d.mean() - half, d.mean() + half": "12 need Student's t",
         "return np.percentile(a - b, (2.5, 97.5))": "ends of single differences",
     },
     ("04_evaluation", "my_report"): {
@@ -124,7 +128,7 @@ def folded_answer(name, function):
 
 def said(name, function=None, body=None):
     """What the checks of a notebook print, by exercise, once `body` stands in one of its functions."""
-    known = {"torch": torch, **silhouettes(), **foolable(), **probe()}
+    known = {"torch": torch, "plots": plots, "evaluation": evaluation, **silhouettes(), **foolable(), **probe()}
     printed, names = [], []
     for cell in exercise_cells(name):
         if cell.cell_type == "markdown":

@@ -6,7 +6,7 @@ from promptlab.prompts.records import normalised
 from promptlab.prompts.words import split_prompt
 from promptlab.runtime import PromptlabError
 
-# What a language model is asked for, in place of the rules above.
+# What a language model is asked for, in place of the rules (promptlab.prompts.sources).
 REQUESTS = {
     "RMC": "Ask for the same picture in other words, in one short sentence. Keep every thing that is named. Answer with the sentence only: {}",
     "RTP": "These keywords describe a picture. Turn them into one plain sentence. Answer with the sentence only: {}",

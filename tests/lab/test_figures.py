@@ -11,7 +11,7 @@ from promptlab.runtime import PromptlabError
 
 RECORDS = [
     {"x": "a blue frog", "set": "in_domain", "kind": "MC", "subjects": ["frog"]},
-    {"x": "a frog, oil painting", "set": "in_domain", "kind": "MCM", "subjects": ["frog"]},
+    {"x": "a fox, oil painting", "set": "in_domain", "kind": "MCM", "subjects": ["fox"]},
     {"x": "a pizza and a frog", "set": "out_of_domain", "kind": "pair", "subjects": ["pizza", "frog"]},
     {"x": "a castle", "set": "out_of_domain", "kind": "held out", "subjects": ["castle"]},
 ]
@@ -81,7 +81,7 @@ def test_only_words_that_were_not_typed_count_as_added():
 
 
 def test_words_are_counted_under_the_kind_of_the_first_subject():
-    texts = ["a blue frog, neon sign", "a frog, oil painting, at sunset", "a pizza and a frog, at sunset", "a castle"]
+    texts = ["a blue frog, neon sign", "a fox, oil painting, at sunset", "a pizza and a frog, at sunset", "a castle"]
     kinds, phrases, table = figures.shares(RECORDS, texts)
     assert kinds == ["wild", "food", "place"] and phrases == ["at sunset", "neon sign"]
     np.testing.assert_allclose(table, [[0.5, 0.5], [1, 0], [0, 0]])

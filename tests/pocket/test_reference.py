@@ -9,6 +9,7 @@ from promptlab.evaluation import METRICS, load_results
 from promptlab.pocket import language, reference
 from promptlab.policy import Policy, load_policy
 from promptlab.prompts import load_prompts
+from promptlab.runtime import PromptlabError
 
 
 @pytest.mark.timeout(1200)
@@ -41,6 +42,16 @@ def test_it_trains_measures_and_goes_on(tiny_world, tiny_generator, tmp_path, mo
     monkeypatch.setattr(ppo.PPO, "update", lambda *a: pytest.fail("a finished training was run again"))
     reference.write(out)
     assert load_results(out / "results.json") == records
+
+    (out / "results.json").unlink()
+    reference.write_results(out)
+    assert load_results(out / "results.json") == records, "from what was measured, to the last digit"
+
+
+def test_without_a_run_there_is_nothing_to_make_results_of(tmp_path, monkeypatch):
+    monkeypatch.setenv("PROMPTLAB_HOME", str(tmp_path))
+    with pytest.raises(PromptlabError, match="measured.json is missing.*pocket reference"):
+        reference.write_results(tmp_path)
 
 
 def small(folder):
