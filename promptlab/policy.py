@@ -13,7 +13,7 @@ from typing import Any
 
 from promptlab.config import Preset, preset
 from promptlab.models.sources import fetch, language_files, local, package_file, tokenizer_files
-from promptlab.models.weights import reading_weights
+from promptlab.models.weights import reading_weights, whole_folder
 from promptlab.prompts import clean_prompt
 from promptlab.runtime import PromptlabError, bar, device, home
 
@@ -81,15 +81,17 @@ class Policy:
         The same seed gives the same rewrites on the same machine. At most `new_tokens` tokens each.
         """
         import torch
+        from transformers import LogitsProcessorList
 
         ids, real = self.encode(prompts, self.room - new_tokens)
         start = ids.shape[1]
-        with torch.random.fork_rng(devices=[ids.device] if ids.is_cuda else []), torch.inference_mode():
-            torch.manual_seed(seed)
+        # Not torch's own random state: all threads share that one, so a cell that draws would change a run in the background.
+        drawing = [] if greedy else [draw(torch.Generator(ids.device).manual_seed(seed))]
+        with torch.inference_mode():
             # Every setting is named: a model's own generation config may hold a top-k or a repetition penalty.
             ids = self.model.generate(
-                ids, attention_mask=real.long(), do_sample=not greedy, **({} if greedy else {"temperature": 1.0, "top_k": 0, "top_p": 1.0}),
-                min_length=0, repetition_penalty=1.0, num_beams=1, max_new_tokens=new_tokens, eos_token_id=self.end, pad_token_id=self.end,
+                ids, attention_mask=real.long(), do_sample=False, logits_processor=LogitsProcessorList(drawing), min_length=0,
+                repetition_penalty=1.0, num_beams=1, max_new_tokens=new_tokens, eos_token_id=self.end, pad_token_id=self.end,
             )  # fmt: skip
         ids = ids.clone()  # out of inference mode, so that training may use them
         # Padding is the end token too, so what is real follows from counting: everything up to the first end token.
@@ -121,12 +123,27 @@ class Policy:
         return texts
 
     def save(self, folder, half=False):
-        """Write a plain transformers folder: weights as safetensors (fp16 if `half`), adapters added in, and the tokenizer."""
+        """Write a plain transformers folder: weights as safetensors (fp16 if `half`), adapters added in, and the tokenizer.
+
+        A kill or a full disk leaves an earlier policy there intact. Raises `PromptlabError` where it cannot be written.
+        """
         import copy
 
         model = merged(copy.deepcopy(self.model)) if half or has_adapters(self.model) else self.model
-        (model.half() if half else model).save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        with whole_folder(folder) as partial:
+            (model.half() if half else model).save_pretrained(partial)
+            self.tokenizer.save_pretrained(partial)
+
+
+def draw(generator):
+    """A step of decoding that draws each next token from the model's own distribution, and leaves it as the only choice."""
+    import torch
+
+    def only_the_drawn(ids, scores):
+        chosen = torch.multinomial(scores.softmax(-1), 1, generator=generator)
+        return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
+
+    return only_the_drawn
 
 
 def has_adapters(model) -> bool:
@@ -245,8 +262,13 @@ def own_policy(stage, chosen: Preset | None = None) -> Path:
 
 def run_folder(stage, policy: Policy, inputs) -> Path:
     """A folder for one training of a stage: the same start and inputs (by their `repr`) go on in it, others never do."""
-    weights = next(policy.model.parameters()).detach().cpu().numpy().tobytes()
-    return home() / preset().name / stage / f"run-{zlib.crc32(repr(inputs).encode() + weights):08x}"
+    import torch
+
+    mark = zlib.crc32(repr(inputs).encode())
+    for name, weights in policy.model.state_dict().items():  # all of them: adapters never touch the first ones
+        numbers = weights.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        mark = zlib.crc32(numbers, zlib.crc32(name.encode(), mark))
+    return home() / preset().name / stage / f"run-{mark:08x}"
 
 
 def stage_policy(stage, chosen: Preset | None = None, shipped=False) -> Policy:
@@ -256,9 +278,15 @@ def stage_policy(stage, chosen: Preset | None = None, shipped=False) -> Policy:
     """
     chosen = chosen or preset()
     own, given = own_policy(stage, chosen), getattr(chosen, stage)
-    if (own / "config.json").exists() and not (shipped and given):
+    whole = (own / "config.json").exists() and any(own.glob("*.safetensors"))
+    if whole and not (shipped and given):
         print(f"{stage} policy: your own, {own}")
-        return load_policy(own)
+        try:
+            return load_policy(own)
+        except PromptlabError as error:
+            raise PromptlabError(f"{error} Or delete {own}, and you have what others have who trained none.") from error
+    if own.exists() and not whole:
+        print(f"{own} is passed over: it holds no weights, as a save that broke off leaves it. Train it again, or delete it.")
     if not given:
         lesson = {"sft": "01_sft", "ppo": "03_ppo"}[stage]
         raise PromptlabError(

@@ -5,6 +5,7 @@ al. 2019 (KL to a frozen reference, adaptive coefficient), Hao et al. 2022, sect
 """
 
 import copy
+import json
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,8 +17,8 @@ from promptlab.config import preset
 from promptlab.models.weights import load_checkpoint, save_checkpoint
 from promptlab.pictures.sheets import ContactSheet
 from promptlab.policy import Policy, Rewrites, inputs, log_probs, merged, with_adapters
-from promptlab.rewards import check_scores, mean_per_pair, promptist_reward
-from promptlab.runtime import PromptlabError, bar, device, enough_memory, read_jsonl, write_jsonl
+from promptlab.rewards import as_scores, mean_per_pair, promptist_reward
+from promptlab.runtime import PromptlabError, bar, device, enough_memory, interrupts, whole_rows, write_jsonl
 
 
 def _preset(knob):
@@ -161,6 +162,7 @@ class PPO:
 
     def __init__(self, policy: Policy, settings=None):
         self.policy, self.settings, self.done = policy, settings or Settings(), 0
+        self.history, self.kept = [], None  # the metrics of every update made, and the checkpoint last written or read
         self.kl = self.settings.kl
         self.reference = copy.deepcopy(policy.model).requires_grad_(False)
         self.value = ValueModel(policy.model, self.settings.lora).to(device()).eval()
@@ -183,8 +185,7 @@ class PPO:
         order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(stream))[: s.prompts]
         plain = [pool[i] for i in order.tolist() for _ in range(s.samples)]
         rewrites = self.policy.sample(plain, seed=stream, new_tokens=s.new_tokens)
-        scores = torch.as_tensor(reward(plain, rewrites.texts, self.image_seeds()), dtype=torch.float32)
-        check_scores(scores, plain, rewrites.texts)
+        scores = as_scores(reward(plain, rewrites.texts, self.image_seeds()), plain, rewrites.texts)
         with torch.no_grad():
             log_old, entropy = log_probs(self.policy.model, rewrites)
             log_ref, _ = log_probs(self.reference, rewrites)
@@ -213,11 +214,12 @@ class PPO:
             "kl_coefficient": self.kl, "entropy": masked_mean(r["entropy"], mask).item(), "length": mask.sum(1).float().mean().item(),
             "unfinished": 1 - r["rewrites"].finished.float().mean().item(), "first_ratio": records[0]["ratio"],
             **{key: sum(x[key] for x in records) / len(records) for key in ("policy_loss", "value_loss", "clip_fraction")},
-            **getattr(reward, "last", {}),
+            **(getattr(reward, "last", None) or {}),
         }  # fmt: skip
         if s.kl_target:
             self.kl = adapt_kl(self.kl, kl, s.kl_target, n, s.kl_horizon)
         self.done += 1
+        self.history.append(metrics)
         return metrics
 
     def learn(self, r, index):
@@ -242,28 +244,51 @@ class PPO:
         state = {
             "settings": asdict(self.settings), "done": self.done, "kl": self.kl, "optimiser": self.optimiser.state_dict(),
             "policy": self.policy.model.state_dict(), "reference": self.reference.state_dict(), "value": self.value.state_dict(),
+            "history": json.dumps(self.history),  # as text, which stays readable whatever a reward adds to the metrics
         }  # fmt: skip
         save_checkpoint(state, path)
+        self.kept = path
 
     def load(self, path):
-        """Go on from a checkpoint. Raises `PromptlabError` where it is damaged or belongs to another run."""
+        """Go on from a checkpoint. Raises `PromptlabError` where it is damaged or belongs to another run; then nothing has changed."""
         state = load_checkpoint(path)
+        models = {"policy": self.policy.model, "reference": self.reference, "value": self.value}
         try:
             if self.settings != Settings(**state["settings"]):
                 raise ValueError("it was made with other settings")
-            parts = {"policy": self.policy.model, "reference": self.reference, "value": self.value, "optimiser": self.optimiser}
-            for name, part in parts.items():
-                part.load_state_dict(state[name])
-            self.done, self.kl = state["done"], state["kl"]
+            for name, model in models.items():
+                mine, theirs = ({k: v.shape for k, v in weights.items()} for weights in (model.state_dict(), state[name]))
+                if mine != theirs:
+                    raise ValueError("it holds another model")
+            history, done, kl = json.loads(state.get("history", "[]")), state["done"], state["kl"]
+            self.optimiser.load_state_dict(state["optimiser"])
+            for name, model in models.items():
+                model.load_state_dict(state[name])
         except Exception as error:  # torch names a foreign file in many ways
             raise PromptlabError(
                 f"{path} is no checkpoint of this run ({type(error).__name__}: {error}). Delete it, or give the run another folder."
             ) from error
+        self.history, self.done, self.kl, self.kept = history, done, kl, path
         return self
+
+    def rewind(self):
+        """Back to the last checkpoint, or to the start where there is none: an update that broke off leaves the policy half-trained.
+
+        Without this, the same call with the same policy would take half-trained weights for the reference.
+        """
+        if self.kept and self.kept.exists():
+            self.load(self.kept)
+        else:
+            self.policy.model = merged(self.policy.model)
+            self.policy.model.load_state_dict(self.reference.state_dict())
+            self.history, self.done = [], 0
 
 
 def train(policy, pool, reward, folder, updates, settings=None, watch=None, every=5, quiet=False) -> list[dict]:
     """Run PPO for `updates` updates and return their metrics; resumes from `folder`, and an interrupt loses nothing.
+
+    The first interrupt lets the update in progress end and writes a checkpoint. A second one, or an error, breaks it off: the
+    policy and the metrics are then those of the last checkpoint, or of the start.
 
     Args: `pool` the training prompts; `reward(plain, rewritten, image_seeds)` one float per rewrite; `watch(ppo, metrics)`
     is called after each update and stops the run by returning True; a checkpoint is written every `every` updates; `quiet`
@@ -271,33 +296,49 @@ def train(policy, pool, reward, folder, updates, settings=None, watch=None, ever
     """
     if not pool:
         raise PromptlabError("There are no prompts to train on. Give `pool` at least one.")
-    ppo, folder = PPO(policy, settings), Path(folder)
+    ppo, folder, stopping = PPO(policy, settings), Path(folder), []
     checkpoint, log = folder / "ppo.ckpt", folder / "metrics.jsonl"
-    if checkpoint.exists():
-        ppo.load(checkpoint)
-    history = read_jsonl(log)[: ppo.done] if ppo.done and log.exists() else []
-    progress = bar(total=updates, initial=ppo.done, desc="ppo", disable=quiet)
     try:
-        while ppo.done < updates:
-            with enough_memory(f"Lower minibatch, as in ppo.Settings(minibatch={max(1, ppo.settings.minibatch // 2)})."):
-                history.append(ppo.update(pool, reward))
-            progress.set_postfix_str(f"reward {history[-1]['reward']:.3f}, KL {history[-1]['kl']:.2f}", refresh=False)
-            progress.update()
-            stop = bool(watch and watch(ppo, history[-1]))
-            if stop or ppo.done % every == 0 or ppo.done == updates:
-                keep(ppo, history, checkpoint, log)
-            if stop:
-                break
-    except KeyboardInterrupt:
-        # The update in progress may be half done: what is kept is the last checkpoint, from which the same call goes on.
-        print(f"Stopped during update {ppo.done}. Run again to go on from the last checkpoint in {folder}.")
+        if checkpoint.exists():
+            ppo.load(checkpoint)
+            repair(ppo, log)
+        progress = bar(total=updates, initial=ppo.done, desc="ppo", disable=quiet)
+        with progress, interrupts(lambda: stopping.append(True)):
+            while ppo.done < updates:
+                with enough_memory(f"Lower minibatch, as in ppo.Settings(minibatch={max(1, ppo.settings.minibatch // 2)})."):
+                    metrics = ppo.update(pool, reward)
+                progress.set_postfix_str(f"reward {metrics['reward']:.3f}, KL {metrics['kl']:.2f}", refresh=False)
+                progress.update()
+                stop = bool(watch and watch(ppo, metrics)) or bool(stopping)
+                if stop or ppo.done % every == 0 or ppo.done == updates:
+                    ppo.save(checkpoint)
+                    write_jsonl(log, ppo.history)
+                if stop:
+                    break
+        if stopping:
+            print(f"Stopped after update {ppo.done} of {updates}. Run again to go on from there.")
+    except BaseException as error:
+        broke_off = ppo.done
+        with interrupts(lambda: None):  # an impatient third press would leave half of it
+            ppo.rewind()
+        if not isinstance(error, KeyboardInterrupt):
+            raise
+        print(f"Stopped during update {broke_off}; {ppo.done} are kept in {folder}. Run again to go on from there.")
     finally:
-        progress.close()
         policy.model = merged(policy.model)
-    return history
+    return ppo.history
 
 
-def keep(ppo, history, checkpoint, log):
-    """Write metrics and checkpoint; the checkpoint last, so that a kill between the two repeats updates and loses none."""
-    write_jsonl(log, history)
-    ppo.save(checkpoint)
+def repair(ppo, log):
+    """Write the metrics again where they are not those of the checkpoint, which is the one that counts: a log gets lost, cut, or ahead.
+
+    Checkpoints of earlier versions hold none, so there the log is all there is.
+    """
+    rows, _ = whole_rows(log)
+    if len(ppo.history) < ppo.done:
+        known = {row["update"]: row for row in rows if "update" in row}
+        ppo.history = [known[i] for i in range(ppo.done) if i in known]
+        if missing := ppo.done - len(ppo.history):
+            print(f"{log} is damaged or lost: the metrics of {missing} of {ppo.done} updates are missing. The weights are whole.")
+    elif rows != ppo.history:
+        write_jsonl(log, ppo.history)

@@ -1,6 +1,7 @@
 """From pictures to a reward: CLIP embeddings kept on disk, a table of scores, and the paper's formula in five lines."""
 
 import json
+import reprlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,17 +71,28 @@ def mean_per_pair(values, scores: Scores):
     return total / torch.bincount(scores.pair).clamp(min=1)
 
 
-def check_scores(scores, plain, written):
-    """Raise `PromptlabError` unless there is one finite score per rewrite, naming the first that is not."""
-    if scores.shape != (len(plain),):
-        raise PromptlabError(f"A reward is one number per rewrite: expected {len(plain)}, got a tensor of shape {tuple(scores.shape)}.")
+def as_scores(rewards, plain, written):
+    """What a reward function returned, as a float32 tensor (rewrites,) without a gradient.
+
+    Raises `PromptlabError` unless it is one finite number per rewrite, naming the first that is not.
+    """
     import torch
 
+    try:
+        scores = torch.as_tensor(rewards, dtype=torch.float32).detach()
+    except Exception as error:  # torch, numpy and a reader's own types each raise their own kinds
+        raise PromptlabError(
+            f"A reward is one number per rewrite: expected {len(plain)}, got {reprlib.repr(rewards)}, a {type(rewards).__name__}. "
+            "Let the function return a list or a tensor of numbers."
+        ) from error
+    if scores.shape != (len(plain),):
+        raise PromptlabError(f"A reward is one number per rewrite: expected {len(plain)}, got a tensor of shape {tuple(scores.shape)}.")
     bad = (~torch.isfinite(scores)).nonzero().flatten().tolist()
     if bad:
         raise PromptlabError(
             f"The reward of {plain[bad[0]]!r} rewritten as {written[bad[0]]!r} is {scores[bad[0]].item()}: it must be a finite number."
         )
+    return scores
 
 
 class Scorer:

@@ -1,13 +1,15 @@
 """Where we are: folders, hardware, files written and read safely, and errors a reader can act on."""
 
 import gc
+import glob
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,10 +28,20 @@ def checkout() -> Path | None:
 def home() -> Path:
     """The folder for everything a user makes: `PROMPTLAB_HOME`, else `runs/` of the checkout or working directory.
 
-    Jupyter starts a kernel in the notebook's folder, so anywhere inside a checkout means the checkout.
+    Jupyter starts a kernel in the notebook's folder, so anywhere inside a checkout means the checkout. Its `%env` hands a value
+    over as typed, so `~`, `$HOME` and quotes are understood here. Raises `PromptlabError` where a file is in the way.
     """
     root, here = checkout(), Path.cwd()
-    return Path(os.environ.get("PROMPTLAB_HOME") or (root if root and root in here.parents else here) / "runs").resolve()
+    named = os.environ.get("PROMPTLAB_HOME", "").strip().strip("\"'")
+    try:
+        folder = Path(os.path.expandvars(named)).expanduser() if named else (root if root and root in here.parents else here) / "runs"
+        folder = folder.resolve()
+    except (OSError, RuntimeError) as error:  # "~nobody/x", links in a circle
+        raise PromptlabError(f"PROMPTLAB_HOME is {named!r}, which names no folder ({error}). Write its whole path.") from error
+    for place in (folder, *folder.parents):
+        if os.path.exists(place) and not os.path.isdir(place):
+            raise PromptlabError(f"The run folder {folder} cannot be made: {place} is a file. Let PROMPTLAB_HOME name another folder.")
+    return folder
 
 
 def on_colab() -> bool:
@@ -183,19 +195,67 @@ def write_atomically(path, content: str | bytes):
     Raises `PromptlabError` where the file cannot be written.
     """
     path = Path(path)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # two processes never share one
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(partial, path)
+        partial = partial_of(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(content.encode() if isinstance(content, str) else content)
+            os.replace(partial, path)
+        except BaseException:  # an interrupt, too, leaves nothing behind
+            remove(partial)
+            raise
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise PromptlabError(f"Could not write {path} ({error}). Free some space, or let PROMPTLAB_HOME name another folder.") from error
+
+
+def partial_of(path: Path) -> Path:
+    """Where to write a file or folder until it is whole: beside it, and no two processes in one place.
+
+    What killed processes left of the same file or folder is removed first: it may be what fills the disk.
+    """
+    for left in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
+        pid = left.name.split(".")[-2]
+        if pid.isdecimal() and not alive(int(pid)):
+            remove(left)
+    return path.with_name(f"{path.name}.{os.getpid()}.partial")
+
+
+def alive(pid: int) -> bool:
+    """Whether a process of this machine is running; on Windows always True, as asking there would end it."""
+    try:
+        return os.name == "nt" or os.kill(pid, 0) is None
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # somebody else's
+        return True
+
+
+def remove(path: Path):
+    """Delete a file or folder as far as that can be done, without a word where it cannot."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 def read_jsonl(path) -> list:
     """The rows of a file that `write_jsonl` wrote. Raises `OSError` where it cannot be read, `ValueError` where it is damaged."""
     return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+def whole_rows(path) -> tuple[list[dict], int]:
+    """The rows of a log that can be read, and how many of its lines cannot; no rows where there is no log. For logs that may be damaged."""
+    try:
+        lines = [line for line in Path(path).read_bytes().split(b"\n") if line.strip()]
+    except OSError:
+        return [], 0
+    rows = []
+    for line in lines:
+        with suppress(ValueError, RecursionError):
+            rows.append(json.loads(line))
+    rows = [row for row in rows if isinstance(row, dict)]
+    return rows, len(lines) - len(rows)
 
 
 def write_jsonl(path, rows):

@@ -1,10 +1,15 @@
 """Sampling and scoring rewrites: the format, padding, ends and limits, and that what is scored is what was sampled."""
 
+import copy
+import dataclasses
+import threading
+
 import pytest
 import torch
 from tiny_policy import WORDS, tiny_policy
 
-from promptlab.policy import MARK, Rewrites, load_policy, log_probs
+from promptlab import config
+from promptlab.policy import MARK, Policy, Rewrites, load_policy, log_probs, own_policy, run_folder, stage_policy
 from promptlab.runtime import PromptlabError
 
 
@@ -126,3 +131,100 @@ def test_a_damaged_policy_is_named(policy, tmp_path, damage):
             (folder / "config.json").unlink()
     with pytest.raises(PromptlabError, match=str(folder)):
         load_policy(folder)
+
+
+def test_a_cell_that_draws_beside_it_changes_no_sample_and_sees_none(policy):
+    """A run in the background samples too: torch's random state is one for all threads."""
+    expected, over = policy.sample(["a frog"] * 8, seed=1).texts, threading.Event()
+
+    def neighbour():
+        while not over.is_set():
+            torch.manual_seed(3), torch.rand(10)
+
+    thread = threading.Thread(target=neighbour)
+    thread.start()
+    try:
+        assert all(policy.sample(["a frog"] * 8, seed=1).texts == expected for _ in range(5))
+    finally:
+        over.set(), thread.join()
+
+
+def test_the_seed_draws_what_torch_draws_from_it(policy):
+    """The very numbers of transformers' own sampling, so that old seeds keep their rewrites."""
+    ids, real = policy.encode(["a frog", "a red castle"], 20)
+    torch.manual_seed(5)
+    theirs = policy.model.generate(ids, attention_mask=real.long(), do_sample=True, top_k=0, max_new_tokens=48, eos_token_id=policy.end, pad_token_id=policy.end)  # fmt: skip
+    assert torch.equal(policy.sample(["a frog", "a red castle"], seed=5).ids, theirs)
+
+
+def other(policy, name):
+    """The same policy but for one weight of one part."""
+    policy = Policy(copy.deepcopy(policy.model), policy.tokenizer)
+    with torch.no_grad():
+        dict(policy.model.named_parameters())[name].view(-1)[-1] += 0.5
+    return policy
+
+
+def test_whatever_weight_differs_the_run_is_another(policy, monkeypatch, tmp_path):
+    """Adapters leave embeddings and norms as they were: what SFT learnt lies in the other weights."""
+    monkeypatch.setenv("PROMPTLAB_HOME", str(tmp_path))
+    names = [name for name, _ in policy.model.named_parameters()]
+    folders = {run_folder("ppo", p, 1) for p in (policy, *(other(policy, name) for name in names))}
+    assert len(folders) == len(names) + 1 > 10
+    assert run_folder("ppo", Policy(copy.deepcopy(policy.model), policy.tokenizer), 1) == run_folder("ppo", policy, 1)
+    half = Policy(copy.deepcopy(policy.model).bfloat16(), policy.tokenizer)
+    assert run_folder("ppo", half, 1) not in folders
+
+
+@pytest.fixture
+def place(monkeypatch, tmp_path, policy):
+    """A preset whose shipped policy is ours, and a home of its own."""
+    monkeypatch.setenv("PROMPTLAB_HOME", str(tmp_path / "home"))
+    policy.save(tmp_path / "shipped")
+    return dataclasses.replace(config.POCKET, sft=str(tmp_path / "shipped"))
+
+
+def test_a_save_that_breaks_off_leaves_the_earlier_policy_and_its_own_absence(policy, place, monkeypatch):
+    own, good = own_policy("sft", place), policy.rewrite(["a frog"])
+
+    def full(self, folder, **_):
+        (folder / "config.json").write_text("{}"), (folder / "model.safetensors").write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(policy.model), "save_pretrained", full)
+        with pytest.raises(PromptlabError, match=f"Could not write {own}.*No space left"):
+            policy.save(own)
+        assert stage_policy("sft", place).rewrite(["a frog"]) == good and not list(own.parent.iterdir())
+    policy.save(own)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(policy.model), "save_pretrained", full)
+        with pytest.raises(PromptlabError, match="Could not write"):
+            policy.save(own)
+    assert load_policy(own).rewrite(["a frog"]) == good
+
+
+@pytest.mark.parametrize("holds", [[], ["config.json"], ["config.json", "tokenizer.json"], ["notes.txt"]])
+def test_a_folder_without_weights_is_no_policy_of_ones_own(place, policy, capsys, holds):
+    own = own_policy("sft", place)
+    own.mkdir(parents=True)
+    for name in holds:
+        (own / name).write_text("{}")
+    assert stage_policy("sft", place).rewrite(["a frog"]) == policy.rewrite(["a frog"])
+    assert f"{own} is passed over: it holds no weights" in capsys.readouterr().out
+
+
+def test_a_damaged_policy_of_ones_own_says_that_deleting_it_helps(place, policy):
+    own = own_policy("sft", place)
+    policy.save(own)
+    (own / "model.safetensors").write_bytes((own / "model.safetensors").read_bytes()[:-8])
+    with pytest.raises(PromptlabError, match=f"train it again.*Or delete {own}"):
+        stage_policy("sft", place)
+
+
+def test_a_policy_that_cannot_be_saved_there_says_so(policy, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for folder in (tmp_path / "file", tmp_path / "file" / "policy"):
+        with pytest.raises(PromptlabError, match=f"Could not write {folder}"):
+            policy.save(folder)
+    assert (tmp_path / "file").read_text() == "mine"

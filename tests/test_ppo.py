@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -331,3 +333,122 @@ def test_steps_shrink_to_a_tenth_and_no_further():
         run.update(POOL, count("frog"))
         seen.append(run.optimiser.param_groups[0]["lr"])
     assert seen == pytest.approx([s.lr, 0.55 * s.lr, 0.1 * s.lr, 0.1 * s.lr])
+
+
+# --- runs that break off --------------------------------------------------------------------------------------------
+
+
+def same(one, two):
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+
+
+def breaking(error, at):
+    """A reward that fails in its call number `at`, and only in that one."""
+    calls = []
+
+    def reward(plain, written, seeds):
+        calls.append(seeds)
+        if len(calls) == at:
+            raise error
+        return count("vivid")(plain, written, seeds)
+
+    return reward
+
+
+@pytest.mark.parametrize("lora", [0, 4])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ConnectionError("the drawing machine is away")])
+def test_what_breaks_off_before_the_first_checkpoint_leaves_the_policy_as_it_was(tmp_path, error, lora):
+    """Else the same call with the same policy would take half-trained weights for its reference."""
+    fast, policy, straight = dataclasses.replace(FAST, lora=lora, lr=1e-2), tiny_policy(), tiny_policy()
+    whole = ppo.train(straight, POOL, count("vivid"), tmp_path / "a", 3, fast)
+    reward = breaking(error, at=2)
+    if isinstance(error, KeyboardInterrupt):
+        assert ppo.train(policy, POOL, reward, tmp_path / "b", 3, fast) == [], "nothing is kept, so nothing is shown as made"
+    else:
+        with pytest.raises(ConnectionError):
+            ppo.train(policy, POOL, reward, tmp_path / "b", 3, fast)
+    assert same(policy.model, tiny_policy().model)
+    assert ppo.train(policy, POOL, reward, tmp_path / "b", 3, fast) == whole and same(policy.model, straight.model)
+
+
+@pytest.mark.parametrize("lora", [0, 4])
+def test_what_breaks_off_later_leaves_the_policy_of_the_checkpoint(tmp_path, lora):
+    fast, policy, kept = dataclasses.replace(FAST, lora=lora), tiny_policy(), tiny_policy()
+    two = ppo.train(kept, POOL, count("vivid"), tmp_path / "a", 2, fast)
+    assert ppo.train(policy, POOL, breaking(KeyboardInterrupt(), at=4), tmp_path / "b", 6, fast, every=2) == two
+    assert same(policy.model, kept.model)
+
+
+def test_one_interrupt_lets_the_update_end_and_keeps_it(tmp_path, capsys):
+    def reward(plain, written, seeds):
+        os.kill(os.getpid(), signal.SIGINT)
+        return count("vivid")(plain, written, seeds)
+
+    before = signal.getsignal(signal.SIGINT)
+    assert len(ppo.train(tiny_policy(), POOL, reward, tmp_path, 4, FAST)) == 1
+    assert (tmp_path / "ppo.ckpt").exists() and signal.getsignal(signal.SIGINT) is before
+    assert "Stopped after update 1 of 4. Run again to go on from there." in capsys.readouterr().out
+
+
+def test_a_foreign_checkpoint_changes_nothing(tmp_path):
+    policy = tiny_policy(width=16)
+    ppo.train(tiny_policy(), POOL, count("vivid"), tmp_path, 1, FAST)
+    with pytest.raises(PromptlabError, match="another model"):
+        ppo.train(policy, POOL, count("vivid"), tmp_path, 2, FAST)
+    assert same(policy.model, tiny_policy(width=16).model)
+
+
+LOGS = {
+    "cut": lambda text: text[: len(text) // 2],
+    "empty": lambda text: b"",
+    "zeros": lambda text: bytes(len(text)),
+    "garbage": lambda text: bytes(range(128, 256)) * 3,
+    "a line gone": lambda text: text[text.index(b"\n") + 1 :],
+    "no rows": lambda text: b'3\n"x"\n[]\n',
+    "another run's": lambda text: text.replace(b'"update": ', b'"update": 7'),
+}
+
+
+@pytest.mark.parametrize("damage", [*LOGS, "lost"])
+def test_the_metrics_are_in_the_checkpoint_and_a_damaged_log_is_mended(tmp_path, damage):
+    whole = ppo.train(tiny_policy(), POOL, count("vivid"), tmp_path, 2, FAST)
+    log = tmp_path / "metrics.jsonl"
+    text = log.read_bytes()
+    log.unlink() if damage == "lost" else log.write_bytes(LOGS[damage](text))
+    assert ppo.train(tiny_policy(), POOL, count("vivid"), tmp_path, 2, FAST) == whole and log.read_bytes() == text
+
+
+def test_a_checkpoint_of_an_earlier_version_takes_what_is_left_of_the_log_and_counts_the_rest(tmp_path, capsys):
+    whole = ppo.train(tiny_policy(), POOL, count("vivid"), tmp_path, 3, FAST)
+    state = torch.load(tmp_path / "ppo.ckpt", weights_only=True)
+    del state["history"]
+    torch.save(state, tmp_path / "ppo.ckpt")
+    assert ppo.train(tiny_policy(), POOL, count("vivid"), tmp_path, 3, FAST) == whole and not capsys.readouterr().out
+    log = tmp_path / "metrics.jsonl"
+    log.write_bytes(b"\0" * 20 + log.read_bytes()[20:])
+    assert ppo.train(tiny_policy(), POOL, count("vivid"), tmp_path, 3, FAST) == whole[1:]
+    assert "the metrics of 1 of 3 updates are missing" in capsys.readouterr().out
+
+
+# --- rewards of others ----------------------------------------------------------------------------------------------
+
+
+def test_a_reward_that_carries_a_gradient_is_taken_without_it():
+    scale = torch.nn.Linear(1, 1)
+    plain = PPO(tiny_policy(), FAST)
+    graded = PPO(tiny_policy(), FAST)
+    with torch.no_grad():
+        scale.weight.fill_(1.0), scale.bias.fill_(0.0)
+    first = plain.update(POOL, count("vivid"))
+    assert graded.update(POOL, lambda *a: scale(count("vivid")(*a)[:, None])[:, 0]) == first
+    assert scale.weight.grad is None, "a reward is never trained"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [None, "good", ["good"] * 16, {"frog": 1.0}, (x for x in range(16)), [None] * 16, 0.5, [[1.0]] * 16, {1.0}, [10**400] * 16, object()],
+    ids=lambda bad: type(bad).__name__,
+)
+def test_a_reward_of_no_numbers_is_named(bad):
+    with pytest.raises(PromptlabError, match="A reward is one number per rewrite: expected 16, got"):
+        PPO(tiny_policy(), FAST).update(POOL, lambda *_: bad)

@@ -3,6 +3,8 @@
 import dataclasses
 import gc
 import os
+import subprocess
+import sys
 import weakref
 from pathlib import Path
 
@@ -25,6 +27,28 @@ def test_home_is_the_checkouts_even_from_a_notebooks_folder(monkeypatch, tmp_pat
     assert runtime.home() == tmp_path.resolve() / "runs"
     monkeypatch.setenv("PROMPTLAB_HOME", str(tmp_path / "drive"))
     assert runtime.home() == tmp_path.resolve() / "drive"
+
+
+@pytest.mark.parametrize("typed", ["~/my runs", "$HOME/my runs", "${HOME}/my runs", '"~/my runs"', "'~/my runs'", " ~/my runs\r"])
+def test_home_is_what_was_meant_where_no_shell_read_it(monkeypatch, tmp_path, typed):
+    """Jupyter's %env hands a value over as typed; a folder called `~` invites `rm -r ~`."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PROMPTLAB_HOME", typed)
+    assert runtime.home() == tmp_path.resolve() / "my runs"
+
+
+@pytest.mark.parametrize("place", ["file", "file/runs", "file/runs/deep"])
+def test_a_file_in_the_way_of_the_run_folder_is_named(monkeypatch, tmp_path, place):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setenv("PROMPTLAB_HOME", str(tmp_path / place))
+    with pytest.raises(PromptlabError, match=r"file is a file. Let PROMPTLAB_HOME name another folder"):
+        runtime.home()
+
+
+def test_somebody_unknown_has_no_home(monkeypatch):
+    monkeypatch.setenv("PROMPTLAB_HOME", "~nobody-of-that-name/runs")
+    with pytest.raises(PromptlabError, match="'~nobody-of-that-name/runs', which names no folder"):
+        runtime.home()
 
 
 def test_data_is_the_checkouts_else_the_packages(monkeypatch, tmp_path):
@@ -148,3 +172,52 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(PromptlabError, match=r"a\.txt.*No space left"):
         runtime.write_atomically(path, "new")
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_write_where_no_folder_can_be_says_so(tmp_path):
+    (tmp_path / "file").write_text("mine"), (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "file" / "a.txt", tmp_path / "file" / "deep" / "a.txt", tmp_path / "folder"):
+        with pytest.raises(PromptlabError, match=f"Could not write {path}"):
+            runtime.write_atomically(path, "new")
+    assert (tmp_path / "file").read_text() == "mine" and sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+
+def test_a_disk_that_can_neither_be_written_nor_cleaned_says_the_first(tmp_path, monkeypatch):
+    def read_only(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "write_bytes", read_only), monkeypatch.setattr(Path, "unlink", read_only)
+    with pytest.raises(PromptlabError, match="Read-only file system"):
+        runtime.write_atomically(tmp_path / "a.txt", "new")
+
+
+def test_an_interrupted_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        runtime.write_atomically(path, "new")
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_what_killed_processes_left_half_written_goes_with_the_next_write(tmp_path):
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True).stdout.strip()
+    kept = ["a.txt", f"a.txt.{os.getppid()}.partial", f"b.txt.{gone}.partial", "a.txt.mine.partial", "a.txt.partial"]
+    for name in [*kept, f"a.txt.{gone}.partial"]:
+        (tmp_path / name).write_text("half")
+    (tmp_path / f"a.txt.{gone}9999999.partial").mkdir()
+    runtime.write_atomically(tmp_path / "a.txt", "new")
+    assert sorted(os.listdir(tmp_path)) == sorted(kept), "neither what a living process writes, nor files of others"
+    assert (tmp_path / "a.txt").read_text() == "new"
+
+
+def test_of_a_damaged_log_the_whole_rows_are_read_and_the_others_counted(tmp_path):
+    log = tmp_path / "log.jsonl"
+    assert runtime.whole_rows(log) == ([], 0) == runtime.whole_rows(tmp_path)
+    log.write_bytes(b'{"a": "gr\xc3\xbcn"}\n\n{"a": \xff}\n[1]\n"x"\n\0\0\n' + b"[" * 100_000 + b'\n{"a": NaN}\n{"a": "\xe2\x80\xa8"}\n{"a": 1')
+    rows, broken = runtime.whole_rows(log)
+    assert rows[0] == {"a": "grün"} and rows[2] == {"a": "\u2028"} and (len(rows), broken) == (3, 6)

@@ -11,7 +11,7 @@ from promptlab import ppo
 from promptlab.lab import plots
 from promptlab.lab.widgets import _View, live
 from promptlab.policy import run_folder
-from promptlab.runtime import interrupts, on_colab, read_jsonl
+from promptlab.runtime import PromptlabError, interrupts, on_colab, whole_rows
 
 
 def own_folder(policy, settings) -> Path:
@@ -30,21 +30,22 @@ class LiveRun(_View):
     _latest = None
 
     def __init__(self, policy, pool, reward, updates, settings=None, prompts=(), folder=None):
+        if isinstance(prompts, str):
+            raise PromptlabError(f"`prompts` is a list of prompts, not one: write [{prompts!r}].")
         if LiveRun._latest is not None and LiveRun._latest.running:
             LiveRun._latest.stop()
-            LiveRun._latest.wait()
-        LiveRun._latest = self
-        self.policy, self.settings, self.updates, self.prompts = policy, settings or ppo.Settings(), updates, list(prompts)
+            LiveRun._latest._join()
+        self.policy, self.settings, self.updates, self.prompts = policy, settings or ppo.Settings(), updates, list(prompts or ())
         self.folder = Path(folder or own_folder(policy, self.settings))
-        log = self.folder / "metrics.jsonl"
-        self.history = read_jsonl(log) if log.exists() else []
+        rows, _ = whole_rows(self.folder / "metrics.jsonl")  # to look at until the first update; what counts is the checkpoint
+        self.history = [r for r in rows if {"update", "reward"} <= r.keys()] if (self.folder / "ppo.ckpt").exists() else []
         self.begun = len(self.history)  # updates that an earlier call made
         self.stopping, self.error, self._thread = False, None, None
 
         def train(quiet):
             return ppo.train(policy, pool, reward, self.folder, updates, self.settings, self._watch, quiet=quiet)
 
-        self._page = None
+        self._page, LiveRun._latest = None, self  # once nothing can go wrong: a run that was never made cannot be waited for
         if live() and not on_colab():  # there a thread cannot reach a widget
             self._thread = threading.Thread(target=self._work, args=(train,), daemon=True)
             self._thread.start()
@@ -72,7 +73,8 @@ class LiveRun(_View):
     def _watch(self, run, metrics):
         if self.prompts:
             metrics["film"] = run.policy.rewrite(self.prompts)
-        self.history = [*self.history[: metrics["update"]], metrics]
+        if self.history is not run.history:  # the first update of this call
+            self.history, self.begun = run.history, metrics["update"]
         self._refresh(True)
         return self.stopping
 
@@ -88,12 +90,15 @@ class LiveRun(_View):
 
     def wait(self) -> list[dict]:
         """The metrics, once the run has ended; an interrupt is a `stop`. Raises what went wrong in the run."""
-        with interrupts(self.stop):
-            while self.running:
-                self._thread.join(0.2)
+        self._join()
         if self.error:
             raise self.error
         return self.history
+
+    def _join(self):
+        with interrupts(self.stop):
+            while self.running:
+                self._thread.join(0.2)
 
     @property
     def status(self):

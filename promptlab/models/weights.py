@@ -3,11 +3,12 @@
 import hashlib
 import io
 import math
+import os
 import pickle
 from contextlib import contextmanager
 from pathlib import Path
 
-from promptlab.runtime import REPAIR, PromptlabError, first_line, write_atomically
+from promptlab.runtime import REPAIR, PromptlabError, first_line, partial_of, remove, write_atomically
 
 
 @contextmanager
@@ -135,3 +136,44 @@ def load_checkpoint(path: Path) -> dict | None:
         raise PromptlabError(
             f"{path} is not a checkpoint of ours ({type(error).__name__}). Delete it to start this stage again."
         ) from error
+
+
+@contextmanager
+def writing(path):
+    """Turn a full or read-only disk inside the block into a `PromptlabError` that names what was being written."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # torch reports a full disk as a RuntimeError of its own writer; every other one is none of ours.
+        if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in ("PytorchStreamWriter", "inline_container")):
+            raise
+        raise PromptlabError(
+            f"Could not write {path} ({type(error).__name__}: {first_line(error)}). Free some space, or choose another folder."
+        ) from error
+
+
+@contextmanager
+def whole_folder(folder):
+    """A new folder to write a model into; at the end of the block its files replace those of `folder`, weights last.
+
+    So a kill or a full disk leaves the previous model intact, and what else lies in `folder` stays. Raises as `writing` does.
+    """
+    folder = Path(folder)
+    with writing(folder):
+        partial = partial_of(folder)
+        remove(partial)
+        try:
+            partial.mkdir(parents=True)
+            yield partial
+            files = sorted((f for f in partial.rglob("*") if f.is_file()), key=lambda f: (f.suffix == ".safetensors", f))
+            for file in files:
+                target = folder / file.relative_to(partial)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(file, target)
+            for old in folder.glob("model*.safetensors*"):  # shards of a larger model would be read instead
+                if old.name not in {f.name for f in files}:
+                    old.unlink()
+        finally:
+            remove(partial)

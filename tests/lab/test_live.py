@@ -194,3 +194,60 @@ def test_every_start_and_every_setting_has_its_own_folder(monkeypatch, tmp_path)
     folders = {live.own_folder(tiny_policy(seed), ppo.Settings(kl=kl)) for seed in (0, 1) for kl in (0.1, 0.2) for _ in range(2)}
     assert len(folders) == 4 and all(f.parent == tmp_path.resolve() / "pocket" / "ppo" for f in folders)
     assert live.LiveRun(tiny_policy(), POOL, vivid, 1, FAST).folder == live.own_folder(tiny_policy(), FAST)
+
+
+SLIPS = {
+    "no policy": {"policy": None}, "no settings": {"settings": {"kl": 0.1}}, "one prompt": {"prompts": "a frog"}, "a number": {"prompts": 3},
+    "no pool": {"pool": []}, "no folder": {"folder": 3}, "no updates": {"updates": None},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("slip", SLIPS.values(), ids=SLIPS)
+def test_a_slip_in_its_arguments_leaves_the_next_run_alone(tmp_path, clickable, slip):
+    right = {"policy": tiny_policy(), "pool": POOL, "reward": vivid, "updates": 1, "settings": FAST, "folder": tmp_path}
+    with pytest.raises((PromptlabError, TypeError, AttributeError)):
+        live.LiveRun(**right | slip).wait()
+    assert len(live.LiveRun(**right | {"policy": tiny_policy()}).wait()) == 1
+
+
+def test_prompts_may_be_none_and_never_one_text(tmp_path):
+    assert run(tmp_path, 1, prompts=None).prompts == []
+    with pytest.raises(PromptlabError, match=r"write \['a frog'\]"):
+        run(tmp_path, 1, prompts="a frog")
+
+
+def test_an_error_of_the_run_before_is_not_raised_in_the_next(tmp_path, clickable):
+    at = threading.Event()
+
+    def fails(plain, written, seeds):
+        at.set()
+        time.sleep(0.3)
+        raise ConnectionError("gone")
+
+    first = run(tmp_path / "a", reward=fails)
+    assert at.wait(60)
+    assert len(run(tmp_path / "b", 1).wait()) == 1
+    with pytest.raises(ConnectionError):
+        first.wait()
+
+
+@pytest.mark.parametrize("log", [b"", b"\0" * 50, b'{"update": 0}\n{"upd', None], ids=["empty", "zeros", "cut", "lost"])
+def test_a_damaged_log_is_mended_from_the_checkpoint(tmp_path, clickable, log):
+    whole = run(tmp_path, 2).wait()
+    file = tmp_path / "metrics.jsonl"
+    text = file.read_bytes()
+    file.unlink() if log is None else file.write_bytes(log)
+    again = run(tmp_path, 2)
+    assert again.widget and again.wait() == whole and file.read_bytes() == text
+    assert [m["update"] for m in run(tmp_path, 3).wait()] == [0, 1, 2]
+
+
+def test_it_says_from_where_it_went_on_by_the_checkpoint_not_by_the_log(tmp_path, clickable):
+    run(tmp_path, 2).wait()
+    (tmp_path / "ppo.ckpt").unlink()
+    new = run(tmp_path, 1)
+    assert len(new.wait()) == 1 and "It went on" not in new.status
+    log = tmp_path / "metrics.jsonl"
+    log.write_text(log.read_text() * 3)  # ahead of the checkpoint
+    further = run(tmp_path, 3)
+    assert len(further.wait()) == 3 and "It went on from update 1." in further.status

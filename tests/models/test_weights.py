@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from promptlab.models.weights import check_weights, file_hash, load_safetensors, load_weights
+from promptlab.models.weights import check_weights, file_hash, load_safetensors, load_weights, whole_folder, writing
 from promptlab.runtime import PromptlabError
 
 
@@ -72,3 +72,43 @@ def test_a_folder_is_checked_file_by_file(weights):
 def test_another_models_weights_are_refused(weights, foreign):
     with pytest.raises(PromptlabError, match="model.safetensors"):
         load_weights(foreign, weights)
+
+
+def test_a_folder_is_replaced_whole_and_what_else_lies_in_it_stays(tmp_path):
+    folder = tmp_path / "policy"
+    for text in ("old", "new"):
+        with whole_folder(folder) as partial:
+            (partial / "config.json").write_text(text), (partial / "model.safetensors").write_text(text)
+            (partial / "deep").mkdir(), (partial / "deep" / "more.json").write_text(text)
+        (folder / "notes.txt").write_text("mine"), (folder / "model-00001-of-00002.safetensors").write_text("a shard of before")
+    with whole_folder(folder) as partial:
+        (partial / "model.safetensors").write_text("newest")
+    read = {str(f.relative_to(folder)): f.read_text() for f in folder.rglob("*") if f.is_file()}
+    assert read == {"config.json": "new", "model.safetensors": "newest", "deep/more.json": "new", "notes.txt": "mine"}
+    assert os.listdir(tmp_path) == ["policy"], "nothing beside it"
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_folder_that_cannot_be_written_stays_as_it_was(tmp_path, error):
+    folder = tmp_path / "policy"
+    folder.mkdir(), (folder / "model.safetensors").write_text("old")
+    with pytest.raises(PromptlabError if isinstance(error, OSError) else KeyboardInterrupt), whole_folder(folder) as partial:
+        (partial / "model.safetensors").write_text("ne")
+        raise error
+    assert (folder / "model.safetensors").read_text() == "old" and os.listdir(tmp_path) == ["policy"]
+
+
+def test_writing_names_the_disk_and_nothing_else(tmp_path):
+    with pytest.raises(PromptlabError, match=f"Could not write {tmp_path}.*Free some space"), writing(tmp_path):
+        torch.save({"a": torch.zeros(10)}, tmp_path)  # a folder in the way
+    with pytest.raises(PromptlabError, match="Could not write"), writing(tmp_path):
+        save_file({"a": torch.zeros(10)}, tmp_path / "none" / "a.safetensors")
+    for other in (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("x")):
+        with pytest.raises(type(other)), writing(tmp_path):
+            raise other
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a disk that is always full")
+def test_a_full_disk_is_told_from_other_errors_of_torch():
+    with pytest.raises(PromptlabError, match="Could not write"), writing("/dev/full"):
+        torch.save({"a": torch.zeros(100_000)}, "/dev/full")
