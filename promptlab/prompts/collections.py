@@ -96,17 +96,19 @@ def read(name, column=None, split=None, limit=None, seed=0) -> list[str]:
 def load(name, path, known, split):
     """What `datasets` makes of a hub id, a folder or a parquet file: a table of one split. Raises `PromptlabError`."""
     from datasets import config, disable_progress_bars, load_dataset
+    from huggingface_hub.constants import HF_HUB_CACHE
 
     config.HF_UPDATE_DOWNLOAD_COUNTS = False  # else every load, of a local file too, is reported to a server
     disable_progress_bars()
-    try:  # in a folder where it may not write, `datasets` waits for its lock for ever
-        Path(config.HF_DATASETS_CACHE).mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=config.HF_DATASETS_CACHE).close()
-    except OSError as error:
-        raise PromptlabError(
-            f"{name} needs a folder for copies, and {config.HF_DATASETS_CACHE} cannot be written ({error.strerror}). "
-            "Let HF_HOME (and HF_DATASETS_CACHE, where it is set) name a folder that can, or give a .csv, .jsonl or .txt file, which needs none."
-        ) from None
+    for folder in (config.HF_DATASETS_CACHE, *(() if path.exists() else (HF_HUB_CACHE,))):
+        try:  # where it may not write, `datasets` waits for its lock for ever
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise PromptlabError(
+                f"{name} needs a folder for copies, and {folder} cannot be written ({error.strerror}). Let HF_HOME (and HF_DATASETS_CACHE, "
+                "HF_HUB_CACHE, where they are set) name a folder that can, or give a .csv, .jsonl or .txt file, which needs none."
+            ) from None
     try:
         if path.is_file():
             return load_dataset("parquet", data_files={split: glob.escape(str(path))}, split=split)

@@ -163,6 +163,8 @@ def objects(path, text) -> list[dict]:
 def prompts_of(lines) -> list[str]:
     """The prompts among the lines of a text: all of them, unless it holds generation parameters; then a prompt ends where those begin."""
     marks = [(i, m) for i, line in enumerate(lines) if (m := PARAMETERS.match(line))]
+    if not any(mark[1] or mark[2].lower() == "steps" for _, mark in marks):  # "Template: ..." alone is a prompt
+        marks = []
     found, start = [], 0
     for n, (i, mark) in enumerate(marks):
         *plain, block = "\n".join(lines[start:i]).strip("\n").rpartition("\n\n")  # a plain list may stand before a copied block

@@ -158,6 +158,8 @@ def _first_alternatives(text) -> str:
     """The first of what is drawn in turns or by chance, from the inside out: ``[a|b]``, ``[a:b:0.5]``, ``{a|b}``, ``{2$$a|b}``, ``a.swap(b)``."""
     text = re.sub(r"\.swap\([^()]*\)", "", text)
     for _ in range(5):  # nested deeper than anyone types
+        if not any(c in text for c in "([{"):
+            break
         text = re.sub(r"[:\uff1a] ?[-+]?[\d.,]+ ?(?=\))", "", text)  # (word:1.2)
         text = re.sub(r"\[([^\[\]|:]*):([^\[\]|:]*): ?[\d.]+%? ?\]", lambda m: m[1].strip() or m[2], text)
         text = re.sub(r"\[([^\[\]{}|]*)\|[^\[\]{}]*\]", r"\1", text)

@@ -63,7 +63,7 @@ def test_folders_of_files(tmp_path):
         ("a fox\nnegative_prompt: dog\nan owl\nNegative prompt: cat", ["a fox", "an owl"]),
         ("a fox\nan owl\n\na lamp, moody\nNegative prompt: dog\nSteps: 20, Seed: 1\nTemplate: a lamp\nNegative Template: dog", ["a fox", "an owl", "a lamp, moody"]),
         ("a fox\nsteps: of stone\nan owl", ["a fox", "steps: of stone", "an owl"]),
-        ("Negative prompt: dog\nSteps: 20, Seed: 1\nan owl", ["an owl"]),
+        ("Template: x\nan owl", ["Template: x", "an owl"]), ("Negative prompt: dog\nSteps: 20, Seed: 1\nan owl", ["an owl"]),
     ],
 )  # fmt: skip
 def test_parameter_files_give_the_prompts_alone(tmp_path, content, prompts):
