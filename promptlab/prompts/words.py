@@ -19,9 +19,14 @@ def clean_prompt(text: str) -> str:
     # Cc and Cs (control, lone surrogates) break terminals and tokenizers; Cf holds joiners that emoji need, so the others stay.
     kept = "".join(" " if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in text.translate(UNSEEN))
     kept = " ".join(kept.split())
-    if not any(unicodedata.category(c)[0] not in "ZC" for c in kept):
+    if not _shows(kept):
         raise PromptlabError(f"The prompt {text[:40]!r} is empty. Type what the picture should show, for example 'a frog'.")
     return kept
+
+
+def _shows(text) -> bool:
+    """Whether a text has anything but space and what shows nothing."""
+    return any(unicodedata.category(c)[0] not in "ZC" for c in text)
 
 
 def added_words(plain: str, rewritten: str) -> list[tuple[str, str]]:
@@ -99,7 +104,10 @@ def split_prompt(text: str) -> tuple[str, list[str]]:
     `PromptlabError` for an empty one.
     """
     typed = clean_prompt(text)
-    text = clean_prompt(", ".join(wanted(text).splitlines()) or ",").translate(NARROW)
+    text = ", ".join(wanted(text).splitlines())
+    if not _shows(text):
+        return typed, []
+    text = clean_prompt(text).translate(NARROW)
     text = re.sub(r'(?i)(?<!\S)--prompt "([^"]*)"', r"\1", text)  # a line of A1111's "prompts from file"
     if re.fullmatch(r'"[^"]*"|\u201c[^\u201c\u201d]*\u201d', text):
         text = text[1:-1]  # copied with the quotes of a table

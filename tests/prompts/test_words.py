@@ -171,8 +171,17 @@ def test_what_is_not_wanted_is_no_modifier(text, modifiers):
     assert split_prompt(text) == ("a fox", modifiers)
 
 
-def test_only_unwanted_things_leave_the_prompt_as_typed():
-    assert split_prompt("Negative prompt: a dog") == ("Negative prompt: a dog", [])
+@pytest.mark.parametrize("text", ["Negative prompt: a dog", "\u200d\nNegative prompt: a dog", "Steps: 20, Seed: 1", "--no dogs"])
+def test_only_unwanted_things_leave_the_prompt_as_typed(text):
+    assert split_prompt(text) == (clean_prompt(text), [])
+
+
+def test_every_prompt_that_can_be_cleaned_can_be_split():
+    rng, signs = random.Random(0), [*"()[]{}|:,;.<>-\\\"'$+ \n\u201c\u201d\u3001\ufeff\u200b\ufdd0\ud800", "a", "1.2", "--no", "--ar 3:2", "::", "Steps: 20,", "BREAK"]
+    for _ in range(2000):
+        text = "a" + "".join(rng.choices(signs, k=12))
+        content, modifiers = split_prompt(text)
+        assert content.strip() and all(m.strip() for m in modifiers), text
 
 
 @pytest.mark.parametrize("piece", [":1", ":" + "1" * 50_000, "[a:", "[a|", "{1::", "(", '"', "--no ", "a painting of ", "a-", "\n", " . ", "1$$", "::1"])
