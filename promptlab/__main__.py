@@ -32,6 +32,12 @@ def main(arguments=None) -> int:
     for kind in ("typed", "captions", "parti"):
         command.add_argument(f"--{kind}", metavar="COLLECTION", help="likewise, to test on; 'none' leaves it out")
     command.add_argument(
+        "--column",
+        action="append",
+        metavar="NAME",
+        help="the column that holds the texts, where it is not called prompt, caption or text; repeat it where your files differ",
+    )
+    command.add_argument(
         "--instruct", metavar="MODEL", help="an instruction-following language model that rephrases, by hub id or folder; default: rules"
     )
     command.add_argument("--limit", type=int, default=50_000, help="rows to read of each collection, chosen by chance; default: 50000")
@@ -62,7 +68,8 @@ def prompts(chosen):
     defaults = dict(zip(given, collections.COLLECTIONS, strict=True))
     size = sum(collections.COLLECTIONS[n].megabytes for n in (defaults | wanted).values() if n in collections.COLLECTIONS)
     print(f"Downloads about {size} MB the first time (estimated).", flush=True)
-    splits, manifest = collections.fetch(**wanted, limit=chosen.limit, writer=instruct.instruct(chosen.instruct) if chosen.instruct else None)
+    writer = instruct.instruct(chosen.instruct) if chosen.instruct else None
+    splits, manifest = collections.fetch(**wanted, limit=chosen.limit, writer=writer, column=chosen.column)
     folder = load.write(splits, manifest)
     for name, c in manifest["collections"].items():
         gone = ", ".join(f"{n} by {why}" for why, n in c["filtered out"].items()) or "none"

@@ -6,7 +6,7 @@ The pocket world has its own (promptlab.pocket.community) with the same wordings
 import re
 
 from promptlab.prompts.records import REPHRASED, SPLITS, normalised, record
-from promptlab.prompts.words import PRAISE, SWITCH, split_prompt
+from promptlab.prompts.words import SWITCH, praises, split_prompt
 
 KINDS = ("MC", "MCM", "RMC", "RTP")
 SENTENCES = {  # a rewritten target, as prose: content, and some of how it should look
@@ -24,7 +24,7 @@ def sources(target, split, rng) -> dict[str, str] | None:
     rephrased as prose.
     """
     content, words = split_prompt(target)
-    said = [w for w in words if w.lower() not in PRAISE and not re.match(SWITCH, w)]
+    said = [w for w in words if not praises(w) and not re.match(SWITCH, w)]
     if not said:
         return None
     some, two = rng.sample(words, min(len(words), rng.choice((1, 1, 2)))), rng.sample(said, min(len(said), 2))

@@ -87,7 +87,7 @@ def test_everything_a_hub_may_answer(tmp_path):
     assert got[:4] == [["a fox, oil painting", "an owl, moody"], ["a dog"], ["A cat on a mat.", "A bus."], ["a bond"]]
     assert "some/script is a script" in got[4] and "name that file" in got[4]
     assert "some/gated is gated: accept its terms at https://huggingface.co/datasets/some/gated" in got[5]
-    assert got[6] == "some/odd has no column called Prompt, prompt, caption, captions, text. Pass one of its own: title." and got[7] == [
+    assert got[6] == "some/odd has no column called prompt, caption, captions, text. Name one of its own (`--column`, `column=`): title." and got[7] == [
         "x"
     ]
     assert all(
@@ -135,7 +135,7 @@ def test_folders_in_the_hubs_format_and_rows_by_chance(tmp_path):
     "name, content, message",
     [
         ("a.parquet", "not one", "a.parquet cannot be read .* Check that it is complete"), ("a.jsonl", '{"prompt": ', "a.jsonl cannot be read"),
-        ("a.docx", "x", "of no kind we read. Give a file that ends in .parquet, .csv"), ("a.csv", "title\nx\n", "has no column called Prompt.* own: title"),
+        ("a.docx", "x", "of no kind we read. Give a file that ends in .parquet, .csv"), ("a.csv", "title\nx\n", "has no column called prompt.* own .*: title"),
     ],
 )  # fmt: skip
 def test_damaged_and_foreign_files_are_named(tmp_path, name, content, message):
@@ -159,13 +159,49 @@ def test_a_library_that_repeats_the_token_is_not_repeated(monkeypatch):
         ("un gato en el jardin con flores", "language"), ("ein Fuchs und eine Katze im Schnee", "language"), ("une maison dans les bois et le ciel", "language"),
         ("\u4e00\u53ea \u732b \u5728 \u96ea", "language"), ("\u043a\u043e\u0442 \u043d\u0430 \u043a\u0440\u044b\u0448\u0435", "language"),
         ("a (red:1.3) fox", "syntax"), ("((red)) fox, snow", "syntax"), ("a fox --ar 16:9", "syntax"), ("a fox <lora:x:1>", "syntax"), ("a [cow|horse] here", "syntax"),
-        ("a fox https://example.org/x.png", "syntax"), ("A red FOX. Oil painting!", "duplicates"),
+        ("a fox https://example.org/x.png", "syntax"), ("Negative prompt: a fox, ugly", "empty"), ("1girl,solo,red_hair", None), ("A red FOX. Oil painting!", "duplicates"),
     ],
 )  # fmt: skip
 def test_every_filter(text, reason):
     kept, gone = collections.keep(["a red fox, oil painting", text] if reason == "duplicates" else [text])
     assert gone == (Counter({reason: 1}) if reason else Counter())
     assert kept == ["a red fox, oil painting"] if reason == "duplicates" else kept == ([" ".join(text.split())] if reason is None else [])
+
+
+def test_what_a_copied_text_does_not_want_is_not_kept():
+    assert collections.keep(["a fox, moody Negative prompt: a dog Steps: 20, Seed: 1"])[0] == ["a fox, moody"]
+
+
+NOUNS = "mug owl tower bridge apple knight lamp whale barn rose".split()
+
+
+def only(prompts, **more):
+    return collections.fetch(prompts=str(prompts), typed=None, captions=None, parti=None, **more)
+
+
+def lines(path, texts):
+    path.write_text("".join(f"{t}\n" for t in texts), encoding="utf-8")
+    return path
+
+
+def test_prompts_that_open_with_praise_have_different_contents(tmp_path):
+    opening = "(best quality:1.0), masterpiece, very detailed, cinematic lighting".replace("(best quality:1.0)", "best quality")
+    splits, _ = only(lines(tmp_path / "a.txt", [f"{opening}, one {n} number {i}, moody" for n in NOUNS for i in range(20)]))
+    assert {r["x"].split()[0] for r in splits["sft"] if r["kind"] == "MC"} == {"one"} and len(splits["sft"]) > 300
+
+
+@pytest.mark.parametrize(
+    "texts, said",
+    [
+        ([f"a {n} on hill {i}, moody --ar {i}:9" for n in NOUNS for i in range(20)], "0 prompts passed.* 200 by syntax .weights, brackets"),
+        ([f"1girl, {n}, number {i}" for n in NOUNS for i in range(20)], "200 prompts passed.* 200 have the content '1girl', which counts 4 times"),
+        ([f"there is a {n} in the room of house {i}" for n in NOUNS for i in range(20)], "200 say no more than what is in the picture .no commas.*--captions"),
+        ([f"{n}{i}" for n in NOUNS for i in range(20)] + ["un gato en el jardin con flores"], "200 by length .2 to 60 words pass.*, 1 by language"),
+    ],
+)  # fmt: skip
+def test_where_nothing_is_left_the_reason_is_said(tmp_path, texts, said):
+    with pytest.raises(PromptlabError, match=f"(?s){said}"):
+        only(lines(tmp_path / "a.txt", texts))
 
 
 def test_filters_can_be_set():
@@ -253,6 +289,31 @@ def test_too_few_prompts_are_an_error(tmp_path):
 def test_every_collection_says_licence_and_size():
     for c in collections.COLLECTIONS.values():
         assert c.id.count("/") == 1 and c.licence and c.megabytes > 0 and c.revision
+
+
+def test_the_command_takes_a_column_by_name(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(config.PRESETS, "sd", dataclasses.replace(config.POCKET, name="sd", prompts=""))
+    monkeypatch.setenv("PROMPTLAB_PRESET", "sd")
+    monkeypatch.setenv("PROMPTLAB_HOME", str(tmp_path))
+    mine, theirs = tmp_path / "mine.jsonl", tmp_path / "theirs.csv"
+    mine.write_text("".join(json.dumps({"start": f"one {n} number {i}, moody", "prompt": "wrong"}) + "\n" for n in NOUNS for i in range(20)))
+    theirs.write_text("seen\n" + "".join(f"There is a {n} on the hill\n" for n in NOUNS))
+    command = ["prompts", str(mine), "--captions", str(theirs), "--typed=none", "--parti=none"]
+    assert cli.main([*command, "--column=start"]) == 1
+    assert "theirs.csv has no column 'start'. Name one of its own (`--column`, `column=`): seen." in capsys.readouterr().err
+    assert cli.main([*command, "--column=start", "--column=seen"]) == 0
+    assert {r["y"].split()[0] for r in load_prompts("sft")} == {"one"} and "10 of 10 kept" in capsys.readouterr().out
+
+
+def test_a_cache_that_cannot_be_written_is_named(monkeypatch, tmp_path):
+    from datasets import config as settings
+
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(settings, "HF_DATASETS_CACHE", tmp_path / "file" / "datasets")
+    with pytest.raises(PromptlabError, match="file/datasets cannot be written .* HF_HOME"):
+        collections.read(parquet(tmp_path / "a.parquet", prompt=["a fox"]))
+    (tmp_path / "a.csv").write_text("prompt\na fox\n")
+    assert collections.read(tmp_path / "a.csv") == ["a fox"], "tables need no cache"
 
 
 def test_the_command_fetches_what_load_prompts_then_gives(collected, monkeypatch, tmp_path, capsys):
