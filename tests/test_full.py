@@ -13,10 +13,10 @@ import pytest
 import tiny_hub
 import torch
 from safetensors.torch import save_file
-from shapes import TEXTS, UNETS, VAE, pickscore_config, safety_checker, text_encoder
 
 from promptlab.config import COLAB, for_evaluation
 from promptlab.models.memory import estimate_memory
+from promptlab.models.shapes import TEXTS, UNETS, VAE, pickscore_config, safety_checker, text_encoder
 from promptlab.runtime import free_memory, hardware
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(3600)]
