@@ -1,6 +1,7 @@
 """`python -m promptlab`: what it prints, and its exit code."""
 
 import base64
+import contextlib
 import json
 import os
 import signal
@@ -141,9 +142,12 @@ open("pids", "w").write(f"{os.getpid()} {child.pid}")"""
 
 
 def alive(folder):
-    """Which of the two still live; a zombie does not."""
-    pids = [int(pid) for pid in (folder / "pids").read_text().split()]
-    return [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+    """Which of the two still live after a moment; a zombie does not."""
+    left = []
+    for pid in map(int, (folder / "pids").read_text().split()):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            left.append(psutil.Process(pid))
+    return [p for p in psutil.wait_procs(left, timeout=5)[1] if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
 
 @pytest.mark.parametrize("ending", ["print('ok')", "1 / 0", "os._exit(1)", "raise KeyboardInterrupt"])
@@ -167,6 +171,14 @@ def test_a_stop_keeps_what_ran_leaves_no_process_and_begins_no_other_notebook(ho
     assert alive(tmp_path) == [] and not (tmp_path / "begun").exists()
     kept = nbformat.read(home / "pocket" / "run" / "90_slow.ipynb", as_version=4)
     assert [bool(c.outputs) for c in kept.cells[1:]] == [when == "in a cell", False, False]
+
+
+def test_a_stop_while_a_kernel_ends_is_a_stop_all_the_same(home, tmp_path):
+    leave = f"atexit.register(lambda: (os.kill(os.getppid(), {int(signal.SIGINT)}), time.sleep(60)))"
+    path = write_notebook(tmp_path, "90_ends", f"import atexit, os, time\n{leave}\nprint('kept')")
+    with pytest.raises(KeyboardInterrupt):
+        notebooks.execute(path, home)
+    assert nbformat.read(home / "90_ends.ipynb", as_version=4).cells[1].outputs
 
 
 def test_peak_memory_counts_every_process_and_no_kernel_that_ended(home, tmp_path):

@@ -112,16 +112,17 @@ def execute(path, folder) -> dict:
         client.execute(env=_environment(), cwd=str(path.parent), cleanup_kc=True)
     except CellExecutionError as failure:
         error = f"{path.stem} failed in cell {progress.cell}: {failure.ename}: {failure.evalue}"
-    except Exception as failure:  # the kernel died or never started
-        if progress.stopped:
-            raise KeyboardInterrupt from failure
-        error = f"{path.stem} failed in cell {progress.cell}: {type(failure).__name__}: {failure} (killed, or out of memory?)"
+    except Exception as failure:  # the kernel died or never started; where Ctrl-C ended it, that is no failure
+        if not progress.stopped:
+            error = f"{path.stem} failed in cell {progress.cell}: {type(failure).__name__}: {failure} (killed, or out of memory?)"
     finally:  # also where the reader pressed Ctrl-C
         progress.end_kernel()
         atexit.unregister(client._cleanup_kernel)  # where a kernel ended before it answered, nbclient forgets to
         progress.close(error)
         write_atomically(folder / path.name, nbformat.writes(notebook))
         save_pictures(notebook, folder / "pictures", path.stem)
+    if progress.stopped:  # also where all cells had run: no other notebook shall begin
+        raise KeyboardInterrupt
     return {
         "notebook": path.stem,
         "cells": progress.done,

@@ -4,13 +4,13 @@ import os
 import threading
 from pathlib import Path
 
-EVERY = 0.25  # seconds between two looks
+EVERY = 0.5  # seconds between two looks, each of which takes some milliseconds
 
 
 class Peak:
     """Inside a `with` block, the peak memory of process `pid` and all below it, in MB, as `mb`; by default of this process.
 
-    Looks four times a second. A peak between two looks is not missed where the system marks the most a process has ever held
+    Looks twice a second. A peak between two looks is not missed where the system marks the most a process has ever held
     (Linux): a mark that moved since the last look counts. Pages that several processes share count in each of them.
     """
 
