@@ -37,11 +37,14 @@ PIPELINES = {
 def stable_diffusion(source, tokenizer):
     """The pipeline of `source`, one of PIPELINES, in full size with random weights in float32, on the device of the context."""
     import diffusers
+    import torch
 
     text, scheduler, settings = PIPELINES[source]
+    with torch.device("cpu"):  # a scheduler hands its tensors to NumPy
+        steps = getattr(diffusers, scheduler)(**NOISE, **settings)
     return diffusers.StableDiffusionPipeline(
         vae=diffusers.AutoencoderKL(**VAE), text_encoder=text_encoder(*TEXTS[text]), tokenizer=tokenizer,
-        unet=diffusers.UNet2DConditionModel(**({"sample_size": 64} | UNETS[source])), scheduler=getattr(diffusers, scheduler)(**NOISE, **settings),
+        unet=diffusers.UNet2DConditionModel(**({"sample_size": 64} | UNETS[source])), scheduler=steps,
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
 

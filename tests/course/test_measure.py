@@ -91,3 +91,11 @@ def test_what_was_measured_before_a_failure_is_kept(monkeypatch, tmp_path, capsy
     assert cli.main(["measure"]) == 1 and "Close something." in capsys.readouterr().err
     (path,) = (tmp_path / "home").glob("*.json")
     assert [row["seconds"] for row in json.loads(path.read_text())["measured"]] == [0.5] * 3
+
+
+@pytest.mark.parametrize("source", shapes.PIPELINES)
+def test_weights_are_made_on_the_device_and_the_scheduler_is_not(source):
+    with torch.device("meta"):  # a GPU's tensors cannot become NumPy's either
+        pipe = shapes.stable_diffusion(source, measure.tokenizer())
+    pipe.scheduler.set_timesteps(3)
+    assert {part.device.type for part in (pipe.unet, pipe.vae, pipe.text_encoder)} == {"meta"} and pipe.scheduler.betas.device.type == "cpu"
