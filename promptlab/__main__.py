@@ -1,4 +1,4 @@
-"""The command line: `python -m promptlab doctor`, `run`, `prompts` and `links`."""
+"""The command line: `python -m promptlab doctor`, `run`, `measure`, `prompts` and `links`."""
 
 import argparse
 import importlib
@@ -41,9 +41,16 @@ def main(arguments=None) -> int:
         "--instruct", metavar="MODEL", help="an instruction-following language model that rephrases, by hub id or folder; default: rules"
     )
     command.add_argument("--limit", type=int, default=50_000, help="rows to read of each collection, chosen by chance; default: 50000")
+    commands.add_parser("measure", help="how long Stable Diffusion, CLIP and PPO of GPT-2 take on this machine; downloads nothing")
     commands.add_parser("links", help="write the setup cell, badges and links of pyproject.toml's repository into every notebook")
     chosen = parser.parse_args(arguments)
-    verbs = {"doctor": doctor, "run": lambda: run(chosen.notebooks), "prompts": lambda: prompts(chosen), "links": write_links}
+    verbs = {
+        "doctor": doctor,
+        "run": lambda: run(chosen.notebooks),
+        "measure": measure,
+        "prompts": lambda: prompts(chosen),
+        "links": write_links,
+    }
     return runtime.exit_code(verbs[chosen.command], "\nStopped. What was made so far is kept.")
 
 
@@ -53,6 +60,13 @@ def run(names) -> int:
     folder = notebooks.run_folder()
     print(f"\n{notebooks.table(records)}\nexecuted notebooks and table.md: {folder}\npictures: {folder / 'pictures'}")
     return int(any(r["result"] != "ok" for r in records))
+
+
+def measure():
+    """Time the big models on this machine, with random weights."""
+    from promptlab.course import measure as measuring
+
+    measuring.measure()
 
 
 def prompts(chosen):

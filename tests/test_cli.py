@@ -1,13 +1,16 @@
 """`python -m promptlab`: what it prints, and its exit code."""
 
 import base64
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 
 import nbformat
 import numpy as np
+import psutil
 import pytest
 from safetensors.numpy import save_file
 
@@ -104,7 +107,11 @@ def test_run_keeps_notebooks_pictures_and_a_table(home, tmp_path, capsys):
     assert "90_first  cell 2/3" in out and "| 90_first | 3 |" in out and str(folder / "pictures") in out
     assert "91_second failed in cell 1: NameError" in out
     records = json.loads((folder / "table.json").read_text())
-    assert [(r["notebook"], r["cells"], r["result"]) for r in records] == [("90_first", 3, "ok"), ("91_second", 0, "failed")]
+    assert [(r["notebook"], r["cells"], r["result"]) for r in records] == [
+        ("90_first", 3, "ok"),
+        ("91_second", 0, "failed"),
+        ("whole run", 3, "failed"),
+    ]
     assert 200 < records[0]["peak_memory_mb"] < 2000 and records[0]["seconds"] > 0
     assert (folder / "table.md").read_text() == notebooks.table(records)
     assert (folder / "pictures" / "90_first-02-1.png").read_bytes() == base64.b64decode(PIXEL)
@@ -128,6 +135,64 @@ def test_a_killed_kernel_is_reported(home, tmp_path):
     assert "90_dies failed in cell 2" in record["error"] and "out of memory?" in record["error"]
 
 
+# Says the kernel's process and one it started, which takes no notice of a friendly signal.
+BOTH = """import os, signal, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(90)"])
+open("pids", "w").write(f"{os.getpid()} {child.pid}")"""
+
+
+def alive(folder):
+    """Which of the two still live after a moment; a zombie does not."""
+    left = []
+    for pid in map(int, (folder / "pids").read_text().split()):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            left.append(psutil.Process(pid))
+    return [p for p in psutil.wait_procs(left, timeout=5)[1] if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.parametrize("ending", ["print('ok')", "1 / 0", "os._exit(1)", "raise KeyboardInterrupt"])
+def test_a_kernel_ends_with_its_notebook_and_so_does_what_it_started(home, tmp_path, ending):
+    notebooks.execute(write_notebook(tmp_path, "90_starts", BOTH, ending), home)
+    assert alive(tmp_path) == []
+
+
+@pytest.mark.parametrize("when, number", [("in a cell", signal.SIGINT), ("while the kernel starts", signal.SIGTERM)])
+def test_a_stop_keeps_what_ran_leaves_no_process_and_begins_no_other_notebook(home, tmp_path, when, number, monkeypatch):
+    stop = f"{BOTH}\nos.kill(os.getppid(), {int(number)})\nsignal.pause()"
+    path = write_notebook(tmp_path, "90_slow", "print('kept')", stop, "print('never')")
+    last = write_notebook(tmp_path, "91_last", "open('begun', 'w')")
+    if when == "while the kernel starts":  # IPython runs this before the kernel answers
+        startup = tmp_path / "ipython" / "profile_default" / "startup"
+        startup.mkdir(parents=True)
+        (startup / "stop.py").write_text(stop)
+        monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    done = subprocess.run([sys.executable, "-m", "promptlab", "run", path, last], capture_output=True, text=True, timeout=90)
+    assert done.returncode == 130 and "Traceback" not in done.stderr, done.stderr
+    assert alive(tmp_path) == [] and not (tmp_path / "begun").exists()
+    kept = nbformat.read(home / "pocket" / "run" / "90_slow.ipynb", as_version=4)
+    assert [bool(c.outputs) for c in kept.cells[1:]] == [when == "in a cell", False, False]
+
+
+def test_a_stop_while_a_kernel_ends_is_a_stop_all_the_same(home, tmp_path):
+    leave = f"atexit.register(lambda: (os.kill(os.getppid(), {int(signal.SIGINT)}), time.sleep(60)))"
+    path = write_notebook(tmp_path, "90_ends", f"import atexit, os, time\n{leave}\nprint('kept')")
+    with pytest.raises(KeyboardInterrupt):
+        notebooks.execute(path, home)
+    assert nbformat.read(home / "90_ends.ipynb", as_version=4).cells[1].outputs
+
+
+def test_peak_memory_counts_every_process_and_no_kernel_that_ended(home, tmp_path):
+    own = "big = bytearray(300_000_000)\ndel big"  # back before anybody looks again
+    child = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'import time; big = bytearray(300_000_000); time.sleep(1)'])"
+    paths = [write_notebook(tmp_path, name, *cells) for name, cells in {"90_own": [own], "91_child": [child], "92_none": ["1"]}.items()]
+    first, second, third, whole = notebooks.run(map(str, paths), home)
+    assert 300 < first["peak_memory_mb"] - third["peak_memory_mb"] + 20 < 340
+    assert 290 < second["peak_memory_mb"] - third["peak_memory_mb"] < 340
+    here = psutil.Process().memory_info().rss / 2**20
+    assert whole["peak_memory_mb"] == pytest.approx(max(first["peak_memory_mb"], second["peak_memory_mb"]) + here, abs=60)
+    assert "| whole run | 3 |" in (home / "table.md").read_text()
+
+
 def test_pictures_of_an_earlier_run_go(home, tmp_path):
     notebooks.execute(write_notebook(tmp_path, "90_draws", DRAW), home)
     notebooks.execute(write_notebook(tmp_path, "90_draws", "1"), home)
@@ -143,15 +208,6 @@ def test_kernel_is_this_python_whatever_the_kernelspec_says(home, tmp_path, monk
     assert notebooks.execute(write_notebook(tmp_path, "90_who", code), home)["result"] == "ok"
     printed = nbformat.read(home / "90_who.ipynb", as_version=4).cells[1].outputs[0].text.split()
     assert printed == [sys.executable, os.path.join(runtime.PACKAGE, "__init__.py")]
-
-
-def test_ctrl_c_keeps_what_ran(home, tmp_path):
-    code = "import os, signal, time\nos.kill(os.getppid(), signal.SIGINT)\ntime.sleep(60)"
-    path = write_notebook(tmp_path, "90_slow", "print('kept')", code, "print('never')")
-    done = subprocess.run([sys.executable, "-m", "promptlab", "run", path], capture_output=True, text=True, timeout=250)
-    assert done.returncode == 130 and "Traceback" not in done.stderr
-    kept = nbformat.read(home / "pocket" / "run" / "90_slow.ipynb", as_version=4)
-    assert kept.cells[1].outputs[0].text == "kept\n" and not kept.cells[3].outputs
 
 
 @pytest.mark.parametrize("arguments, message", [(["run", "77_nowhere"], "'77_nowhere'"), (["run", __file__], "test_cli.py")])

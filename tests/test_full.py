@@ -4,7 +4,6 @@ Not part of `make test`: 73 s on 2 CPU cores and 8.2 GB of memory (measured 2026
 """
 
 import dataclasses
-import json
 import resource
 import time
 
@@ -13,10 +12,10 @@ import pytest
 import tiny_hub
 import torch
 from safetensors.torch import save_file
-from shapes import TEXTS, UNETS, VAE, pickscore_config, safety_checker, text_encoder
 
 from promptlab.config import COLAB, for_evaluation
 from promptlab.models.memory import estimate_memory
+from promptlab.models.shapes import clip_tokenizer, pickscore_config, safety_checker, stable_diffusion
 from promptlab.runtime import free_memory, hardware
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(3600)]
@@ -34,35 +33,15 @@ def report(request, capsys):
         print(f"\n{request.node.name}: {time.perf_counter() - began:.0f} s, at most {peak:.1f} GB so far ({hardware()})")
 
 
-def save_clip_tokenizer(folder):
-    """CLIP's own vocabulary, which open_clip carries, in the files the hub has."""
-    from open_clip.tokenizer import SimpleTokenizer
-    from transformers import CLIPTokenizer
-
-    words = SimpleTokenizer()
-    folder.mkdir(parents=True)
-    names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
-    (folder / "vocab.json").write_text(json.dumps({names.get(w, w): i for w, i in words.encoder.items()}))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in words.bpe_ranks))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 77}))
-    return CLIPTokenizer.from_pretrained(folder)
-
-
 @pytest.fixture(scope="module")
 def v1_4(tmp_path_factory):
     """A folder as CompVis/stable-diffusion-v1-4, its fp16 files alone; PNDM as published, the safety checker included."""
-    from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPImageProcessor
 
     folder = tmp_path_factory.mktemp("hub") / "v1-4"
     torch.manual_seed(0)
-    pipe = StableDiffusionPipeline(
-        vae=AutoencoderKL(**VAE, sample_size=512).half(), text_encoder=text_encoder(*TEXTS["text_encoder"]).half(),
-        tokenizer=save_clip_tokenizer(folder / "tokenizer"), unet=UNet2DConditionModel(sample_size=64, **UNETS[V1_4.generator]).half(),
-        scheduler=PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
-    pipe.save_pretrained(folder, variant="fp16")
+    pipe = stable_diffusion(V1_4.generator, clip_tokenizer(folder / "tokenizer"))
+    pipe.to(torch.float16).save_pretrained(folder, variant="fp16")
     checker = safety_checker().half()
     checker.concept_embeds_weights.data.fill_(2), checker.special_care_embeds_weights.data.fill_(2)  # random eyes must not object
     checker.save_pretrained(folder / "safety_checker", variant="fp16")
@@ -91,7 +70,7 @@ def people(tmp_path_factory):
     from transformers import CLIPImageProcessor, CLIPModel
 
     folder = tmp_path_factory.mktemp("people") / "pickscore"
-    save_clip_tokenizer(folder)
+    clip_tokenizer(folder)
     CLIPImageProcessor().save_pretrained(folder)
     torch.manual_seed(0)
     CLIPModel(pickscore_config()).half().save_pretrained(folder)

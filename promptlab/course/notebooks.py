@@ -1,6 +1,7 @@
 """Run the course's notebooks without a browser: live progress, executed copies, pictures, one table."""
 
 import asyncio
+import atexit
 import base64
 import contextlib
 import json
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 from promptlab.config import preset
+from promptlab.course.peak import Peak
 from promptlab.runtime import PromptlabError, checkout, home, write_atomically
 
 # The second cell of every notebook, identical everywhere; a test compares each with this text.
@@ -66,24 +68,34 @@ def run_folder() -> Path:
 
 
 def run(names=(), folder=None) -> list[dict]:
-    """Execute notebooks one after the other, each in a fresh kernel, and keep what they made.
+    """Execute notebooks one after the other, each in a fresh kernel that ends with it, and keep what they made.
 
-    Returns one record per notebook, as `execute` does; `table.md` and `table.json` in `folder` hold the same. A notebook
-    that fails does not stop the others.
+    Returns one record per notebook, as `execute` does, and a last one for the whole run, whose peak counts this process too;
+    `table.md` and `table.json` in `folder` hold the same. A notebook that fails does not stop the others.
     """
-    folder, records = Path(folder or run_folder()), []
-    for path in find(names):
-        records.append(execute(path, folder))
-        write_atomically(folder / "table.json", json.dumps(records, indent=1))
-        write_atomically(folder / "table.md", table(records))
-    return records
+    folder, records, began = Path(folder or run_folder()), [], time.monotonic()
+    with Peak() as peak:
+        for path in find(names):
+            records.append(execute(path, folder))
+            whole = _whole(records, time.monotonic() - began, max([peak.mb, *(r["peak_memory_mb"] for r in records)]))
+            write_atomically(folder / "table.json", json.dumps([*records, whole], indent=1))
+            write_atomically(folder / "table.md", table([*records, whole]))
+    return [*records, whole]
+
+
+def _whole(records, seconds, peak_mb) -> dict:
+    """The record of a run of several notebooks."""
+    result = "failed" if any(r["error"] for r in records) else "ok"
+    cells = sum(r["cells"] for r in records)
+    return {"notebook": "whole run", "cells": cells, "seconds": round(seconds, 1), "peak_memory_mb": peak_mb, "result": result, "error": ""}
 
 
 def execute(path, folder) -> dict:
-    """Execute one notebook in its own kernel; its copy and its pictures go to `folder`, also where a cell fails.
+    """Execute one notebook in its own kernel, which ends with it; its copy and its pictures go to `folder`, also where a cell fails.
 
-    Returns a record `{notebook, cells, seconds, peak_memory_mb, result, error}`: `cells` counts the code cells that ran, and
-    `error` names the failing one by its number in the margin (In [7] is cell 7), or is empty.
+    Returns a record `{notebook, cells, seconds, peak_memory_mb, result, error}`: `cells` counts the code cells that ran,
+    `peak_memory_mb` is the most that the kernel and all it started held at one time, and `error` names the failing cell by its
+    number in the margin (In [7] is cell 7), or is empty.
     """
     import nbformat
     from nbclient.exceptions import CellExecutionError
@@ -96,22 +108,26 @@ def execute(path, folder) -> dict:
     progress = Progress(path.stem, sum(_runs(c) for c in notebook.cells))
     client, error = _client(notebook, path.parent, progress), ""
     try:
-        client.execute(env=_environment(), cwd=str(path.parent))
+        # cleanup_kc: nbclient would leave a kernel alive that it did not make itself.
+        client.execute(env=_environment(), cwd=str(path.parent), cleanup_kc=True)
     except CellExecutionError as failure:
         error = f"{path.stem} failed in cell {progress.cell}: {failure.ename}: {failure.evalue}"
-    except Exception as failure:  # the kernel died or never started
-        if progress.stopped:
-            raise KeyboardInterrupt from failure
-        error = f"{path.stem} failed in cell {progress.cell}: {type(failure).__name__}: {failure} (killed, or out of memory?)"
+    except Exception as failure:  # the kernel died or never started; where Ctrl-C ended it, that is no failure
+        if not progress.stopped:
+            error = f"{path.stem} failed in cell {progress.cell}: {type(failure).__name__}: {failure} (killed, or out of memory?)"
     finally:  # also where the reader pressed Ctrl-C
+        progress.end_kernel()
+        atexit.unregister(client._cleanup_kernel)  # where a kernel ended before it answered, nbclient forgets to
         progress.close(error)
         write_atomically(folder / path.name, nbformat.writes(notebook))
         save_pictures(notebook, folder / "pictures", path.stem)
+    if progress.stopped:  # also where all cells had run: no other notebook shall begin
+        raise KeyboardInterrupt
     return {
         "notebook": path.stem,
         "cells": progress.done,
         "seconds": round(progress.seconds(), 1),
-        "peak_memory_mb": progress.peak_mb,
+        "peak_memory_mb": progress.peak.mb if progress.peak else 0,
         "result": "failed" if error else "ok",
         "error": error,
     }
@@ -142,13 +158,20 @@ class Progress:
     """One line that says which cell runs: rewritten in place in a terminal, one line a cell in a log."""
 
     def __init__(self, name, cells):
-        self.name, self.cells, self.cell, self.done, self.peak_mb, self.pid = name, cells, 0, 0, 0, None
+        self.name, self.cells, self.cell, self.done, self.pid, self.peak = name, cells, 0, 0, None, None
         self.started = self.cell_started = time.monotonic()
         self.live, self.stopped = sys.stdout.isatty(), False
         self._say(f"{name}  {cells} cells")
 
     def seconds(self):
         return time.monotonic() - self.started
+
+    def kernel_started(self, pid):
+        """From here on there is a process to watch, and to end."""
+        self.pid, self.peak = pid, Peak(pid)
+        self.peak.__enter__()
+        if self.stopped:  # Ctrl-C came while it was being made
+            self.stop()
 
     def start_cell(self, cell, cell_index):
         if _runs(cell):
@@ -157,7 +180,7 @@ class Progress:
                 self._say(f"{self.name}  cell {self.cell}/{self.cells}  ...  {cell.source.strip().splitlines()[0]}")
 
     def finish_cell(self, cell, cell_index, execute_reply):
-        self.peak_mb = max(self.peak_mb, _peak_mb(self.pid))
+        self.peak.look()
         if execute_reply["content"]["status"] == "ok":
             self.done += 1
         self._say(f"{self.name}  cell {self.cell}/{self.cells}  {time.monotonic() - self.cell_started:.1f} s")
@@ -165,7 +188,19 @@ class Progress:
     def stop(self):
         """What Ctrl-C does: end the kernel, so that the waiting client returns and what ran so far is kept."""
         self.stopped = True
-        os.kill(self.pid, signal.SIGKILL)
+        self.end_kernel()
+
+    def end_kernel(self):
+        """End the kernel at once, with what its cells started and left behind; nothing happens where all is gone."""
+        if self.pid is None:
+            return
+        self.peak.__exit__()
+        with contextlib.suppress(OSError):
+            if hasattr(os, "killpg"):
+                os.killpg(self.pid, signal.SIGKILL)  # a kernel leads a group of its own
+            else:
+                os.kill(self.pid, signal.SIGTERM)  # Windows ends a process by any signal
+        self.pid = None
 
     def close(self, error):
         state = "FAILED" if error else "ok" if self.done == self.cells else "stopped"
@@ -199,21 +234,21 @@ def _client(notebook, folder, progress):
             argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=ERROR"]
             return KernelSpec(argv=argv, language="python", display_name="Python 3")
 
-    manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=ThisPython())
-
-    def start(cell, cell_index):
-        progress.pid = getattr(manager.provisioner, "pid", None)
-        # nbclient's own handler closes its sockets under the running cell. Windows and threads have no such handlers.
-        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, progress.stop)
-        progress.start_cell(cell, cell_index)
+    class Manager(AsyncKernelManager):
+        async def start_kernel(self, **kwargs):
+            # nbclient's own handlers close its sockets under the running cell. Windows and threads have no such handlers.
+            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    asyncio.get_running_loop().add_signal_handler(number, progress.stop)
+            await super().start_kernel(**kwargs)
+            progress.kernel_started(self.provisioner.pid)
 
     return NotebookClient(
         notebook,
-        km=manager,
+        km=Manager(kernel_name="python3", kernel_spec_manager=ThisPython()),
         timeout=None,
         resources={"metadata": {"path": str(folder)}},
-        on_cell_start=start,
+        on_cell_start=progress.start_cell,
         on_cell_executed=progress.finish_cell,
     )
 
@@ -228,17 +263,3 @@ def _environment() -> dict:
     if preset().name == "pocket":
         env |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     return env
-
-
-def _peak_mb(pid) -> int:
-    """The most memory process `pid` has held so far, in MB; where the system keeps no such mark (macOS), what it holds now."""
-    import psutil
-
-    try:
-        status = Path(f"/proc/{pid}/status")
-        if status.exists():
-            return int(status.read_text().split("VmHWM:")[1].split()[0]) // 1024
-        memory = psutil.Process(pid).memory_info()
-        return getattr(memory, "peak_wset", memory.rss) // 2**20
-    except (psutil.Error, OSError, IndexError, TypeError, ValueError):
-        return 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from promptlab import ppo
 from promptlab.lab import plots
-from promptlab.lab.widgets import _View, live
+from promptlab.lab.widgets import _said, _View, live
 from promptlab.policy import run_folder
 from promptlab.runtime import PromptlabError, interrupts, on_colab, whole_rows
 
@@ -57,7 +57,7 @@ class LiveRun(_View):
             self.history = train(True)
         except BaseException as error:  # a thread has nobody to raise to; `wait` does
             self.error = error
-        self._refresh(False)
+        self._act(lambda: self._refresh(False))
 
     def _work_here(self, train):
         if live():
@@ -114,7 +114,7 @@ class LiveRun(_View):
     def _line_of(self, training):
         """The status, and after a stop what is kept and how to go on."""
         if self.error:
-            return f"Stopped by an error: {self.error}"
+            return f"Stopped by an error: {_said(self.error)}"
         early = self.history and not training and len(self.history) < self.updates
         return self.status + " Stopped: a checkpoint is kept, and the same cell goes on from it." * bool(early)
 
@@ -124,7 +124,7 @@ class LiveRun(_View):
         import ipywidgets as w
 
         self._line, self._curves, self._button = w.HTML(), w.HTML(), w.Button(icon="stop", layout=w.Layout(width="260px"))
-        self._button.on_click(lambda _: self.stop())
+        self._button.on_click(lambda _: self._act(self.stop))
         view = w.VBox([self._line, self._button, self._curves])
         self.__dict__["widget"] = view  # from now on the training thread refreshes it too
         self._refresh(self.running)

@@ -1,6 +1,5 @@
 """A blind ranking by clicks: the reader's own taste as data, kept the moment each choice is made."""
 
-import html
 import io
 import json
 import random
@@ -134,7 +133,7 @@ class RankTwelve(_View):
         """The view: pictures with a button each, a tie switch, undo. Tab moves, Enter or Space chooses."""
         import ipywidgets as w
 
-        self._errors, self._line = w.Output(), w.HTML()
+        self._line = w.HTML()
         self._tie = w.ToggleButton(
             description="Ties with the last one", tooltip="Give the next picture the same place as the one before", icon="equals", layout=w.Layout(width="180px")
         )  # fmt: skip
@@ -144,25 +143,21 @@ class RankTwelve(_View):
         for index in self.shown:
             letter = self.letters[index]
             self._buttons[index] = button = w.Button(tooltip=f"Give picture {letter} the next place", layout=w.Layout(width="128px"))
-            button.on_click(lambda _, index=index: self._click(index))
+            button.on_click(lambda _, index=index: self._act(lambda: self._click(index)))
             cards.append(w.VBox([w.HTML(_image_tag(self.thumbnails[index], f"picture {letter}", 128)), button]))
-        self._back.on_click(lambda _: self._click(None))
+        self._back.on_click(lambda _: self._act(self.undo))
         rows = {"grid_template_columns": "repeat(auto-fill, 136px)", "grid_gap": "14px 0"}  # a button stands nearer to its own picture
         grid = w.GridBox(cards, layout=w.Layout(**rows, width="100%", max_width="840px"))
-        view = w.VBox([self._line, w.HBox([self._tie, self._back]), grid, self._errors])
+        view = w.VBox([self._line, w.HBox([self._tie, self._back]), grid])
         self._refresh()
         return view
 
     def _click(self, index):
-        with self._errors:  # an error inside a callback is printed nowhere else
-            if index is None:
-                self.undo()
-            else:
-                self.pick(index, tie=self._tie.value)
-                self._tie.value = False
+        self.pick(index, tie=self._tie.value)
+        self._tie.value = False  # a tie is meant once
 
     def _refresh(self):
-        self._line.value = f"<b>{html.escape(self.status)}</b>"
+        self._say(self.status)
         places = self.ranks()
         for index, button in self._buttons.items():
             done = index in self.ranked

@@ -8,6 +8,7 @@ import html
 import io
 import sys
 import textwrap
+import traceback
 from functools import cached_property
 
 from promptlab.lab import plots
@@ -33,13 +34,37 @@ def _image_tag(png, alt, pixels):
     return f'<img alt="{html.escape(alt)}" {size} src="data:image/jpeg;base64,{data}">'
 
 
+def _said(error) -> str:
+    """An error as one line: ours are sentences already, any other begins with its kind."""
+    return str(error) if isinstance(error, PromptlabError) else f"{type(error).__name__}: {error}"
+
+
 class _View:
-    """Something that shows as a widget where somebody can click, and as a figure elsewhere."""
+    """Something that shows as a widget where somebody can click, and as a figure elsewhere; `_line` is the widget's line of text."""
 
     def _ipython_display_(self):
         from IPython.display import display
 
         display(self.widget if live() else self.figure())
+
+    def _say(self, text, role="status", more=""):
+        """Show one line of text in the widget, and below it what unfolds."""
+        folded = f"<details><summary>Where</summary><pre>{html.escape(more)}</pre></details>" if more else ""
+        self._line.value = f'<div role="{role}"><b>{html.escape(text)}</b>{folded}</div>'
+
+    def _act(self, act):
+        """Do what a click or a drag asks for, and say in the widget itself what went wrong.
+
+        What a callback raises or prints reaches nobody in VS Code, and an `Output` widget shows nothing there either.
+        """
+        try:
+            act()
+        except PromptlabError as error:
+            self._say(f"\u26a0 {error}", "alert")
+        except KeyboardInterrupt:
+            self._say("\u26a0 Stopped by an interrupt.", "alert")
+        except Exception as error:
+            self._say(f"\u26a0 Something broke. {_said(error)}", "alert", traceback.format_exc())
 
 
 class RewardSliders(_View):
@@ -111,7 +136,7 @@ class RewardSliders(_View):
         """The view: three sliders, which the arrow keys move too, over the grid."""
         import ipywidgets as w
 
-        self._errors, self._line, self._shown = w.Output(), w.HTML(), None
+        self._line, self._shown = w.HTML(), None
         self._grid = w.HTML(layout=w.Layout(max_width="764px"))  # eight in a row, fewer where there is no room
         self._sliders = {}
         for name, (label, least, most, _) in self.controls.items():
@@ -122,18 +147,19 @@ class RewardSliders(_View):
             )  # fmt: skip
             slider.observe(lambda change, name=name: self._moved(name, change["new"]), "value")
         self._refresh()
-        return w.VBox([*self._sliders.values(), self._line, self._grid, self._errors])
+        return w.VBox([*self._sliders.values(), self._line, self._grid])
 
     def _moved(self, name, value):
-        with self._errors:
-            self.values[name] = value
-            self._refresh()
+        self.values[name] = value
+        self._act(self._refresh)
 
     def _refresh(self):
+        before, self._shown = self._shown, None  # after an error nothing counts as shown
         now = (self.rank(), tuple(self.values.values()))
-        if now != self._shown:
-            self._shown = now
-            self._line.value, self._grid.value = f"<b>{html.escape(self.summary())}</b>", self.html()
+        if now != before:
+            self._grid.value = self.html()
+            self._say(self.summary())
+        self._shown = now
 
     def figure(self):
         """The same sixteen as a figure, for where nobody can drag."""
@@ -192,7 +218,7 @@ class Compare(_View, Comparison):
         import ipywidgets as w
 
         wide = {"layout": w.Layout(width="auto", max_width="500px")}  # as wide as there is room
-        self._errors, self._line, self._grid, self._copy = w.Output(), w.HTML(), w.HTML(), w.HTML(**wide)
+        self._progress, self._line, self._grid, self._copy = w.Output(), w.HTML(), w.HTML(), w.HTML(**wide)
         self._text = w.Text(value=self.prompt, description="Your words", **wide)
         self._plain = w.Checkbox(value=self.off, description="draw my words as they are", indent=False)
         self._button = w.Button(description="Draw", icon="paint-brush", button_style="primary")
@@ -205,23 +231,17 @@ class Compare(_View, Comparison):
         self._which.observe(lambda _: self._do(self._refresh_copy), "value")
         self._keep.on_click(lambda _: self._do(lambda: self._say(f"Saved as {self.save(self._which.value)}")))
         first, second = w.VBox([self._text, self._plain, self._button, self._stepper]), w.VBox([self._which, self._copy, self._keep])
-        view = w.VBox([w.Tab([first, second], titles=["Draw", "Keep"]), self._line, self._errors, self._grid])
+        pages = w.Tab([first, second])
+        pages.set_title(0, "Draw"), pages.set_title(1, "Keep")  # Colab's ipywidgets 7 knows no `titles`
+        view = w.VBox([pages, self._line, self._progress, self._grid])
         self._refresh()
         return view
 
     def _do(self, act):
-        """Do what a click asks for; a mistake the reader can repair is said in a line, any other is shown in full."""
-        self._errors.clear_output()
-        with self._errors:  # an error inside a callback is printed nowhere else
-            try:
-                act()
-                self._errors.clear_output()  # the progress bar
-            except PromptlabError as error:
-                self._errors.clear_output()
-                self._say(f"\u26a0 {error}", "alert")
-            except Exception:
-                self._say("\u26a0 Something broke; what, stands below.", "alert")
-                raise
+        """Do what a click asks for, with a progress bar that goes when it ends."""
+        with self._progress:
+            self._act(act)
+        self._progress.clear_output()
 
     def _draw_typed(self):
         self._button.disabled = True
@@ -230,9 +250,6 @@ class Compare(_View, Comparison):
             self.draw(self._text.value, self._plain.value, progress=True)
         finally:
             self._button.disabled = False
-
-    def _say(self, text, role="status"):
-        self._line.value = f'<div role="{role}"><b>{html.escape(text)}</b></div>'
 
     def _refresh(self):
         self._stepper.value, self._grid.value = self.seed, self.html()

@@ -155,6 +155,7 @@ def test_compare_by_clicks(tmp_path):
     show = make_compare(tmp_path)
     pages, line, _, grid = show.widget.children
     first, second = pages.children
+    assert [pages.get_title(i) for i in (0, 1)] == ["Draw", "Keep"], "in ipywidgets 7 as well"
     assert [type(c).__name__ for c in first.children] == ["Text", "Checkbox", "Button", "SelectionSlider"], "three controls and Draw"
     assert len(second.children) == 3 and grid.value == "" and show._keep.disabled and show._stepper.disabled
     show._text.value = "a red castle"
@@ -195,6 +196,21 @@ def test_compare_is_busy_while_it_draws_and_says_what_went_wrong():
     show._text.value = "   "
     show._button.click()
     assert "empty" in show._line.value
+
+
+@pytest.mark.parametrize(
+    "error, says", [(ZeroDivisionError("by <b>0</b>"), "ZeroDivisionError: by &lt;b&gt;"), (KeyboardInterrupt(), "Stopped")]
+)
+def test_compare_says_what_broke_in_a_method_in_its_own_line(error, says):
+    show = make_compare(method=lambda text: (_ for _ in ()).throw(error) if "castle" in text else text)
+    show.widget.children[0], show._button.click()
+    show._text.value = "a castle"
+    show._button.click()
+    assert 'role="alert"' in show._line.value and says in show._line.value and not show._button.disabled
+    assert ("test_compare.py" in show._line.value) == isinstance(error, Exception), "where, one click away"
+    show._text.value = "a pizza"
+    show._button.click()
+    assert show._line.value == f'<div role="status"><b>{show.status}</b></div>'
 
 
 def test_compare_from_code_moves_the_view_and_stands_still_headless(monkeypatch):

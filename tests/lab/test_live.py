@@ -182,6 +182,25 @@ def test_what_goes_wrong_in_a_thread_is_said_and_raised(tmp_path, clickable):
     assert "Stopped by an error" in r._line.value and "finite number" in r._line.value and r._button.disabled
 
 
+def test_a_reward_that_breaks_is_named_by_its_kind(tmp_path, clickable):
+    go = threading.Event()
+    r = run(tmp_path, reward=lambda *_: go.wait(60) and {}["beauty"])
+    assert r.widget
+    go.set()
+    with pytest.raises(KeyError):
+        r.wait()
+    assert "Stopped by an error: KeyError: &#x27;beauty&#x27;" in r._line.value
+
+
+def test_what_breaks_while_the_curves_are_drawn_is_said_in_the_widget(tmp_path, clickable, monkeypatch):
+    r = run(tmp_path)
+    r.wait()
+    assert r.widget
+    monkeypatch.setattr(r, "_picture", lambda: 1 / 0)
+    r._act(r.stop)  # what the button does
+    assert 'role="alert"' in r._line.value and "ZeroDivisionError" in r._line.value
+
+
 def test_prompts_are_rewritten_after_every_update_for_the_film(tmp_path):
     policy = tiny_policy()
     history = run(tmp_path, policy=policy, prompts=POOL[:2]).history

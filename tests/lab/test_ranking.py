@@ -106,5 +106,16 @@ def test_ranking_by_clicks(tmp_path):
     assert r.groups == [[2]] and not r._buttons[0].disabled
     for i in (0, 1, 3):
         r._buttons[i].click()
-    assert r._line.value == "<b>All 4 are ranked. Run the next cell.</b>" and r.ranks() == [2, 3, 1, 4]
+    assert "<b>All 4 are ranked. Run the next cell.</b>" in r._line.value and r.ranks() == [2, 3, 1, 4]
     assert isinstance(r.figure(), Figure)
+
+
+def test_a_click_that_cannot_be_kept_says_so_in_the_widget(tmp_path):
+    (tmp_path / "file").write_text("")
+    r = make_ranking(tmp_path / "file" / "r.jsonl")
+    assert r.widget
+    r._buttons[0].click()
+    assert 'role="alert"' in r._line.value and "PROMPTLAB_HOME" in r._line.value and not r._buttons[0].disabled
+    (tmp_path / "file").unlink()
+    r._buttons[0].click()
+    assert 'role="status"' in r._line.value and r.ranked == [0] and r._buttons[0].disabled

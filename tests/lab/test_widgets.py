@@ -47,7 +47,7 @@ def test_sliders_name_a_wrong_control():
 def test_dragging_moves_pictures_and_draws_none():
     sheet = make_sheet()
     sliders = widgets.RewardSliders(sheet, CALIBRATION)
-    assert len(sliders.widget.children) == 6 and len(sliders._sliders) == 3
+    assert len(sliders.widget.children) == 5 and len(sliders._sliders) == 3
     before, known = sliders._grid.value, set(sliders._tags)
     drawn = sheet.scorer.gallery.drawn
     for value in (0, 1, 2, 10):
@@ -58,6 +58,20 @@ def test_dragging_moves_pictures_and_draws_none():
     assert sheet.scorer.gallery.drawn - drawn == len(set(sliders._tags) - known), "a thumbnail is read once"
     sliders.set(slope=10)
     assert sliders._sliders["slope"].value == 10 and sliders._grid.value == before
+
+
+def test_what_breaks_in_a_drag_is_said_in_the_widget_and_the_next_drag_mends_it(monkeypatch):
+    sheet, broken = make_sheet(), [KeyError("<b>gold</b>"), PromptlabError("No pictures today.")]
+    sliders = widgets.RewardSliders(sheet, CALIBRATION)
+    said, top = (sliders.widget, sliders._line.value)[1], sheet.top
+    monkeypatch.setattr(sheet, "top", lambda *_: (_ for _ in ()).throw(broken.pop(0)) if broken else top(*_))
+    sliders._sliders["slope"].value = 0
+    assert 'role="alert"' in sliders._line.value and "KeyError: &#x27;&lt;b&gt;gold" in sliders._line.value
+    assert "<summary>Where</summary>" in sliders._line.value and "in _refresh" in sliders._line.value
+    sliders._sliders["slope"].value = 1
+    assert "<b>\u26a0 No pictures today.</b></div>" in sliders._line.value, "a sentence of ours needs no traceback"
+    sliders._sliders["slope"].value = 10
+    assert sliders._line.value == said
 
 
 def test_grid_says_everything_in_words_and_escapes_what_people_type():

@@ -5,13 +5,13 @@ import dataclasses
 import open_clip
 import pytest
 import torch
-from shapes import SMOL, TEXTS, UNETS, VAE, pickscore_config, safety_checker, text_encoder
 
 from promptlab.config import COLAB, PAPER, for_evaluation
 from promptlab.models import memory, sources
 from promptlab.models.aesthetic import laion_head
 from promptlab.models.clip import Clip
 from promptlab.models.memory import estimate_memory
+from promptlab.models.shapes import SMOL, TEXTS, UNETS, VAE, pickscore_config, safety_checker, text_encoder
 from promptlab.runtime import PromptlabError
 
 

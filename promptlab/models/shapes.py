@@ -1,5 +1,7 @@
 """The big models' published configurations, and models built from them: as large as told, with random weights or none."""
 
+import json
+
 # Published configurations: what config.json in the hub's folders says, where it differs from the libraries' defaults.
 UNETS = {
     "CompVis/stable-diffusion-v1-4": {"cross_attention_dim": 768, "attention_head_dim": 8},
@@ -22,6 +24,43 @@ VISION = {
     "image_size": 224,
 }
 SMOL = {"vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True}  # fmt: skip
+
+
+# The text encoder and the scheduler that a pipeline comes with.
+NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+PIPELINES = {
+    "CompVis/stable-diffusion-v1-4": ("text_encoder", "PNDMScheduler", {"skip_prk_steps": True}),
+    "stabilityai/sd-turbo": ("text_encoder of sd-turbo", "EulerDiscreteScheduler", {"timestep_spacing": "trailing"}),
+}
+
+
+def stable_diffusion(source, tokenizer):
+    """The pipeline of `source`, one of PIPELINES, in full size with random weights in float32, on the device of the context."""
+    import diffusers
+    import torch
+
+    text, scheduler, settings = PIPELINES[source]
+    with torch.device("cpu"):  # a scheduler hands its tensors to NumPy
+        steps = getattr(diffusers, scheduler)(**NOISE, **settings)
+    return diffusers.StableDiffusionPipeline(
+        vae=diffusers.AutoencoderKL(**VAE), text_encoder=text_encoder(*TEXTS[text]), tokenizer=tokenizer,
+        unet=diffusers.UNet2DConditionModel(**({"sample_size": 64} | UNETS[source])), scheduler=steps,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def clip_tokenizer(folder):
+    """CLIP's own vocabulary, which open_clip carries, written to a folder in the files the hub has, and loaded."""
+    from open_clip.tokenizer import SimpleTokenizer
+    from transformers import CLIPTokenizer
+
+    words = SimpleTokenizer()
+    folder.mkdir(parents=True, exist_ok=True)
+    names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+    (folder / "vocab.json").write_text(json.dumps({names.get(w, w): i for w, i in words.encoder.items()}))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in words.bpe_ranks))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 77}))
+    return CLIPTokenizer.from_pretrained(folder)
 
 
 def text_encoder(width, inner, layers, heads, projected=False):
