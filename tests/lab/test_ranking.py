@@ -108,3 +108,24 @@ def test_ranking_by_clicks(tmp_path):
         r._buttons[i].click()
     assert r._line.value == "<b>All 4 are ranked. Run the next cell.</b>" and r.ranks() == [2, 3, 1, 4]
     assert isinstance(r.figure(), Figure)
+
+
+STRANGE = ["a\u2028frog", "a\u2029frog", "a\x85frog", "a\x0bfrog", "a\x0cfrog", "a\x1cfrog\x1d\x1e", "a\nfrog", "a\r\nfrog", "a\rfrog",
+           "\ud800 frog", "frog \udfff", "a\0frog", "🐸", 'a "frog"', "a \\u2028 frog"]  # fmt: skip
+
+
+def test_choices_outlive_a_restart_whatever_their_prompts_hold(tmp_path):
+    new = lambda: RankTwelve(STRANGE, range(len(STRANGE)), [png("red")] * len(STRANGE), tmp_path / "r.jsonl")  # noqa: E731
+    for i in range(len(STRANGE)):
+        new().pick(i)
+    assert new().ranked == list(range(len(STRANGE)))
+    new().undo()
+    assert new().ranked == list(range(len(STRANGE) - 1))
+
+
+def test_choices_of_an_earlier_version_are_read(tmp_path):
+    """It wrote such characters as they are."""
+    prompts = ["a\u2028frog", "a\x85frog"]
+    event = {"time": 1.0, "set": [[prompts[0], 1], [prompts[1], 2]], "action": "pick", "picture": 1}
+    (tmp_path / "r.jsonl").write_bytes(json.dumps(event, ensure_ascii=False).encode() + b"\n")
+    assert RankTwelve(prompts, [1, 2], [png("red")] * 2, tmp_path / "r.jsonl").ranked == [1]
