@@ -41,9 +41,9 @@ def units(names) -> dict[str, list[str]]:
 
 
 def standing(files) -> tuple:
-    """How far some files got, to be compared: with weights, rows of JSONL, time of the newest in seconds."""
+    """How far some files got, to be compared: with weights, rows of JSONL, time of the newest."""
     rows = sum(f.read_bytes().count(b"\n") for f in files if f.suffix == ".jsonl")
-    return any(f.suffix in (".safetensors", ".ckpt") for f in files), rows, max(int(f.stat().st_mtime) for f in files)
+    return any(f.suffix in (".safetensors", ".ckpt") for f in files), rows, max(f.stat().st_mtime_ns for f in files)
 
 
 def files_at(place: Path) -> list[Path]:
@@ -53,6 +53,7 @@ def files_at(place: Path) -> list[Path]:
 
 def is_same(unit: str, files: dict, root: Path) -> bool:
     """Whether all that arrives of a unit is below `root` already, and no other checkpoint is."""
+    filecmp.clear_cache()  # it takes files of equal time and size for known ones
     here = {f.relative_to(root).as_posix() for f in files_at(root / unit)}
     return here == files.keys() and all(filecmp.cmp(path, root / name, shallow=False) for name, path in files.items())
 
@@ -127,7 +128,8 @@ def check_room(source, size: float):
 
 # --- a zip file -----------------------------------------------------------------------------------------------------
 
-STAMP = 0x5455  # the field in which zip programs note seconds since 1970; a zip's own dates have no time zone
+# The fields in which zip programs note when a file was written, as a zip's own dates have no time zone: in 100 ns since 1601, in s since 1970.
+NTFS, UNIX, YEARS_BETWEEN = 0x000A, 0x5455, 116_444_736_000_000_000
 
 
 def pack(files: dict, path: Path):
@@ -136,20 +138,24 @@ def pack(files: dict, path: Path):
         for name, file in files.items():
             entry = zipfile.ZipInfo.from_file(file, f"{preset().name}/{name}", strict_timestamps=False)
             entry.compress_type = zipfile.ZIP_DEFLATED if is_small(name) else zipfile.ZIP_STORED  # weights do not get smaller
-            entry.extra = struct.pack("<HHBi", STAMP, 5, 1, int(file.stat().st_mtime))
+            at = file.stat().st_mtime_ns // 100 + YEARS_BETWEEN
+            entry.extra = struct.pack("<HHIHHQQQ", NTFS, 32, 0, 1, 24, at, at, at)
             with open(file, "rb") as read, book.open(entry, "w") as write:
                 shutil.copyfileobj(read, write, 2**20)
 
 
-def written(entry) -> float:
-    """When a packed file was written, in seconds since 1970."""
-    extra = entry.extra
-    while len(extra) >= 9:
+def written(entry) -> int:
+    """When a packed file was written, in nanoseconds since 1970."""
+    fields, extra = {}, entry.extra
+    while len(extra) >= 4:
         kind, size = struct.unpack("<HH", extra[:4])
-        if kind == STAMP and extra[4] & 1:
-            return struct.unpack("<i", extra[5:9])[0]
-        extra = extra[4 + size :]
-    return time.mktime((*entry.date_time, 0, 0, -1))
+        fields[kind], extra = extra[4 : 4 + size], extra[4 + size :]
+    ntfs, unix = fields.get(NTFS, b""), fields.get(UNIX, b"")
+    if len(ntfs) >= 16 and ntfs[4:6] == b"\1\0":
+        return (struct.unpack("<Q", ntfs[8:16])[0] - YEARS_BETWEEN) * 100
+    if len(unix) >= 5 and unix[0] & 1:
+        return struct.unpack("<i", unix[1:5])[0] * 10**9
+    return int(time.mktime((*entry.date_time, 0, 0, -1))) * 10**9
 
 
 def unpack(path: Path, folder: Path):
@@ -180,7 +186,7 @@ def unpack(path: Path, folder: Path):
                 place.parent.mkdir(parents=True, exist_ok=True)
                 with book.open(entry) as read, open(place, "xb") as write:
                     shutil.copyfileobj(read, write, 2**20)
-                os.utime(place, (written(entry),) * 2)
+                os.utime(place, ns=(written(entry),) * 2)
     except PromptlabError:
         raise
     except OSError as error:  # no such file, or no room after all

@@ -68,7 +68,9 @@ LOG = {f"choices of {n}": {"evaluation/ranking.jsonl": "".join(f'{{"pick": {i}}}
 CASES = {  # what is here, its age; what arrives, its age; whether what arrives wins
     "an older policy": (policy("new"), 0, policy("old"), 60, False),
     "a newer policy": (policy("old"), 60, policy("new"), 0, True),
-    "one of the same second": (policy("here"), 0, policy("there"), 0, False),
+    "one of the same moment": (policy("here"), 0, policy("there"), 0, False),
+    "one of a moment earlier": (policy("here"), 0.25, policy("there"), 0.5, False),
+    "one of a moment later": (policy("here"), 0.5, policy("there"), 0.25, True),
     "a shorter log": (LOG["choices of 3"], 0, LOG["choices of 1"], 60, False),
     "a longer log": (LOG["choices of 1"], 60, LOG["choices of 3"], 0, True),
     "a shorter log, saved later": (LOG["choices of 3"], 60, LOG["choices of 1"], 0, False),
@@ -113,6 +115,16 @@ def test_the_time_a_file_was_written_travels_whatever_the_time_zone(root, tmp_pa
         os.environ.pop("TZ") if before is None else os.environ.update(TZ=before)
         time.tzset()
     assert (root / "sft/policy/model.safetensors").stat().st_mtime == NOON - 3600
+
+
+@pytest.mark.parametrize("field, at", [
+    (b"", 2_000_000_000), (struct.pack("<HHBi", 0x5455, 5, 1, NOON - 60), NOON - 60), (struct.pack("<HHBi", 0x5455, 5, 2, 7), 2_000_000_000),
+    (struct.pack("<HHH", 0x7855, 2, 0) + struct.pack("<HHBii", 0x5455, 9, 3, NOON, NOON), NOON), (b"\x55\x54\x01", 2_000_000_000),
+], ids=["none", "Info-ZIP", "only the time of reading", "behind another", "cut"])  # fmt: skip
+def test_times_of_other_zip_programs_are_read(field, at):
+    entry = zipfile.ZipInfo("a", time.localtime(2_000_000_000)[:6])
+    entry.extra = field
+    assert carrying.written(entry) == at * 10**9
 
 
 def test_loading_twice_moves_nothing(root, capsys):
