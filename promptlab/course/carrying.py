@@ -167,6 +167,7 @@ def unpack(path: Path, folder: Path):
             entries = {e.filename.replace("\\", "/"): e for e in book.infolist()}
             entries = {name: e for name, e in entries.items() if not is_litter(name)}
             strange = [n for n in entries if not n.startswith(f"{preset().name}/") or ".." in PurePosixPath(n).parts or ":" in n]
+            entries = {name: e for name, e in entries.items() if not name.endswith("/")}  # files; folders are made for them
             if strange or not entries:
                 raise PromptlabError(
                     f"{path} holds {strange[0] if strange else 'nothing'!r}, so it is no run of the preset {preset().name}. "
@@ -180,8 +181,6 @@ def unpack(path: Path, folder: Path):
                 )
             check_room(path, size)
             for name, entry in entries.items():
-                if entry.is_dir() or name.endswith("/"):
-                    continue
                 place = folder.joinpath(*PurePosixPath(name).parts[1:])
                 place.parent.mkdir(parents=True, exist_ok=True)
                 with book.open(entry) as read, open(place, "xb") as write:

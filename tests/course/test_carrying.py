@@ -303,6 +303,11 @@ def test_a_zip_file_that_breaks_off_half_way_leaves_nothing(root, tmp_path, entr
     assert ("cannot be read as an archive of embeddings" in said) == any(n in str(entries) for n in ("no database", "SQLite"))
 
 
+@pytest.mark.parametrize("entries", [{"pocket/": ""}, {"pocket/": "", "__MACOSX/._pocket": "x", "pocket/.DS_Store": "x"}, {".DS_Store": "x"}])
+def test_a_zip_file_without_a_file_of_a_run_is_refused(root, tmp_path, entries):
+    assert "holds 'nothing', so it is no run" in refused(zipped(tmp_path / "a.zip", entries), root)
+
+
 def test_doubled_slashes_stay_in_the_run_folder(root, tmp_path):
     colab.load_zip(zipped(tmp_path / "a.zip", {"pocket//tmp-a.json": "[1]", "pocket/./b.json": "[2]"}))
     assert read_all(root) == {"tmp-a.json": "[1]", "b.json": "[2]"}
