@@ -147,8 +147,10 @@ class PictureReward:
         began, sheet = time.perf_counter(), ContactSheet(self.scorer, plain, written, list(seeds), progress=False)
         rewards = mean_per_pair(promptist_reward(sheet.scores, self.scorer.calibration), sheet.scores)
         pictures = len({*zip(sheet.prompts, sheet.seeds, strict=True), *zip(sheet.plain, sheet.seeds, strict=True)})
-        self.last = {"gold": sheet.gold.mean().item()} if self.scorer.gallery.judge else {}
-        self.last |= {name: getattr(sheet.scores, name).mean().item() for name in ("aesthetic", "relevance")}
+        seen = sheet.scores.counted()
+        self.last = {"gold": sheet.gold[seen].mean().item()} if self.scorer.gallery.judge else {}
+        self.last |= {name: getattr(sheet.scores, name)[seen].mean().item() for name in ("aesthetic", "relevance")}
+        self.last |= {} if seen.all() else {"blacked_out": int((~seen).sum())}
         self.last["images_per_second"] = pictures / (time.perf_counter() - began)  # drawn, or recalled from an earlier run
         return rewards
 

@@ -9,6 +9,7 @@ import numpy as np
 from promptlab.models.aesthetic import load_aesthetic
 from promptlab.models.clip import Clip
 from promptlab.pictures.gallery import Gallery
+from promptlab.prompts import clean_prompt
 from promptlab.runtime import REPAIR, PromptlabError, data_dir
 
 # What two pictures of one prompt differ by in the paper's setting (Stable Diffusion v1-4, ViT-L/14, LAION head), measured
@@ -26,9 +27,17 @@ class Scores:
     aesthetic_plain: object  # rating of the plain prompt's picture
     relevance: object  # cosine between the plain words and the rewrite's picture
     relevance_plain: object  # cosine between the plain words and their own picture
+    blacked_out: object = None  # whether the safety checker hid one of the row's two pictures, bool: no mean counts such a row
+    prompt: object = None  # which plain prompt the row belongs to, int: pairs of one prompt share it
 
     def __len__(self):
         return len(self.pair)
+
+    def counted(self):
+        """Which rows count in a mean: bool (rows,)."""
+        import torch
+
+        return torch.ones(len(self), dtype=torch.bool) if self.blacked_out is None else ~self.blacked_out
 
 
 @dataclass(frozen=True)
@@ -59,16 +68,31 @@ def promptist_reward(s: Scores, c: Calibration):
 
 
 def mean_per_pair(values, scores: Scores):
-    """Average one value per picture over the pictures of each (plain, rewritten) pair; raises for NaN, naming the pair."""
+    """Average one value per picture over the pictures of each (plain, rewritten) pair; raises for NaN, naming the pair.
+
+    Rows that the safety checker blacked out are left out. A pair of which nothing is left gets the mean of the same prompt's other
+    pairs, else of all others: it moves no mean, and teaches a policy nothing. Raises `PromptlabError` where no row at all is left.
+    """
     import torch
 
-    if not torch.isfinite(values).all():
-        bad = int(scores.pair[~torch.isfinite(values)][0])
+    pairs, rows = int(scores.pair.max()) + 1, scores.counted()
+    if not torch.isfinite(values[rows]).all():
+        bad = int(scores.pair[rows & ~torch.isfinite(values)][0])
         raise PromptlabError(
             f"The reward of pair {bad} is {values[scores.pair == bad].tolist()}: a reward must be a finite number for every picture."
         )
-    total = torch.zeros(int(scores.pair.max()) + 1).index_add_(0, scores.pair, values.float())
-    return total / torch.bincount(scores.pair).clamp(min=1)
+    if not rows.any():
+        raise PromptlabError(
+            f"The safety checker blacked out a picture in each of {len(rows)} rows, so nothing is left to average. "
+            "Use other words or seeds; promptlab.config.SAFETY says how the checker is switched off, and what that means."
+        )
+    total = torch.zeros(pairs).index_add_(0, scores.pair[rows], values[rows].float())
+    count = torch.bincount(scores.pair[rows], minlength=pairs)
+    means = total / count.clamp(min=1)
+    for pair in scores.pair.unique()[count[scores.pair.unique()] == 0].tolist():
+        alike = rows if scores.prompt is None else rows & (scores.prompt == scores.prompt[scores.pair == pair][0])
+        means[pair] = means[scores.pair[alike if alike.any() else rows].unique()].mean()
+    return means
 
 
 def as_scores(rewards, plain, written):
@@ -105,7 +129,8 @@ class Scorer:
         self._texts = {}
 
     def texts(self, prompts):
-        """CLIP embeddings of prompts, each computed once."""
+        """CLIP embeddings of prompts, read as they are drawn: cleaned. Each is computed once."""
+        prompts = [clean_prompt(p) for p in prompts]
         new = [p for p in dict.fromkeys(prompts) if p not in self._texts]
         if new:
             self._texts |= zip(new, self.clip.embed_texts(new), strict=True)
@@ -115,7 +140,8 @@ class Scorer:
         """Draw (or recall) and score rewrites.
 
         Args: `plain`, `rewritten` lists of equal length; `seeds` a list of image seeds used for every pair, the same for
-        the plain and the rewritten prompt (common random numbers). Returns len(plain) x len(seeds) rows.
+        the plain and the rewritten prompt (common random numbers). Returns len(plain) x len(seeds) rows. Those of which the
+        safety checker blacked out a picture are marked, and their number is printed.
         """
         import torch
 
@@ -126,11 +152,20 @@ class Scorer:
         x, y = ([p for p in prompts for _ in seeds] for prompts in (plain, rewritten))
         all_seeds = list(seeds) * len(plain)
         looks = self.gallery.embeddings(y + x, all_seeds * 2, progress)
+        hidden = self.gallery.blacked_out(y + x, all_seeds * 2).reshape(2, len(y)).any(0)
+        if hidden.any():
+            alone = int(hidden.reshape(len(plain), -1).all(1).sum())
+            print(
+                f"The safety checker blacked out pictures in {int(hidden.sum())} of {len(hidden)} rows: no mean counts them."
+                + (f" Of {alone} of {len(plain)} pairs nothing is left: they count as the mean of the others." if alone else "")
+            )
         now, before, words = looks[: len(y)], looks[len(y) :], self.texts(x)
         relevance, relevance_plain = (torch.from_numpy((pictures * words).sum(1)) for pictures in (now, before))
+        number = {p: i for i, p in enumerate(dict.fromkeys(plain))}
         return Scores(
             pair=torch.arange(len(plain)).repeat_interleave(len(seeds)), seed=torch.tensor(all_seeds),
             aesthetic=self.rate(now), aesthetic_plain=self.rate(before), relevance=relevance, relevance_plain=relevance_plain,
+            blacked_out=torch.from_numpy(hidden), prompt=torch.tensor([number[p] for p in x]),
         )  # fmt: skip
 
     def rewards(self, plain, rewritten, seeds, progress=False):
@@ -148,13 +183,16 @@ def calibrate(scorer, plain, seeds, progress=False) -> Calibration:
     if len(seeds) < 2:
         raise PromptlabError(f"calibrate() measures how pictures of one prompt differ: give it at least two seeds, not {list(seeds)}.")
     s = scorer.score(plain, plain, seeds, progress)
+    whole = s.counted().view(len(plain), len(seeds)).all(1)  # prompts of which nothing was blacked out
+    if not whole.any():
+        raise PromptlabError(f"The safety checker blacked out a picture of each of {len(plain)} prompts. Calibrate on others, or on more.")
 
     def within(values):
-        return float(values.view(len(plain), len(seeds)).var(1).mean().sqrt())
+        return float(values.view(len(plain), len(seeds))[whole].var(1).mean().sqrt())
 
     return Calibration(
         relevance_slope=PAPER_SLOPE * PAPER_RELEVANCE_SD / within(s.relevance),
-        relevance_threshold=float(s.relevance.median()),
+        relevance_threshold=float(s.relevance[s.counted()].median()),
         aesthetic_scale=PAPER_AESTHETIC_SD / within(s.aesthetic),
     )
 

@@ -41,6 +41,9 @@ class FakeGallery:
         x = np.array(self.colours(prompts, seeds), np.float32) + 1
         return x / np.linalg.norm(x, axis=1, keepdims=True)
 
+    def blacked_out(self, prompts, seeds):
+        return np.zeros(len(prompts), bool)
+
     def thumbnails(self, prompts, seeds, progress=False):
         return [png(c) for c in self.colours(prompts, seeds)]
 

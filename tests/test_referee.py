@@ -1,6 +1,9 @@
 """The referee: the pocket world's judge and gold, and PickScore where Stable Diffusion draws; both through the same two questions."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -67,3 +70,56 @@ def test_the_two_never_share_a_row_of_the_cache(people, tiny_preset):
     back = Gallery(tiny_preset, people.gallery.clip, people.gallery.path.parent)
     back.generator = people.gallery.generator
     assert "gold" in back.facts(["a frog"], [1])[0] and "look" in people.gallery.facts(["a frog"], [1])[0]
+
+
+# --- the rules of gold ----------------------------------------------------------------------------------------------
+
+
+def test_gold_is_not_recalled_once_its_rules_have_changed(tiny_scorer, monkeypatch):
+    from promptlab.pocket import taste
+
+    old = tiny_scorer.gallery
+    before = old.facts(["a frog"], [1])[0]["gold"]
+    monkeypatch.setattr(taste, "CENTRE", taste.CENTRE + 2)
+    new = Gallery(old.preset, old.clip, old.path.parent)
+    new.generator = old.generator
+    assert new.facts(["a frog"], [1])[0]["gold"] < before - 0.01
+    monkeypatch.undo()
+    assert old.facts(["a frog"], [1])[0]["gold"] == before, "and the old ones are still known"
+
+
+@pytest.mark.parametrize("name, value", [("TASTE", "another"), ("WEIGHTS", {"fit": 2.0}), ("NORMS", {}), ("KIND", {"ant": "food"}), ("SLOPE", 1)])
+def test_each_table_of_gold_counts(monkeypatch, name, value):
+    from promptlab.pocket import taste
+
+    before = referee.rules()
+    monkeypatch.setattr(taste, name, value)
+    assert referee.rules() != before
+
+
+@pytest.mark.parametrize("module, name", [("taste", "statistics"), ("taste", "gold"), ("taste", "table"), ("judge", "look"), ("judge", "name")])
+def test_each_function_of_gold_counts(monkeypatch, module, name):
+    before = referee.rules()
+    monkeypatch.setattr(f"promptlab.pocket.{module}.{name}", lambda *_: None)
+    assert referee.rules() != before
+
+
+def test_the_rules_have_the_same_name_in_every_process():
+    """Sets, for instance, are written in another order in each."""
+    code = "from promptlab import referee; print(referee.rules())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONHASHSEED": "77"})
+    assert done.stdout.strip() == referee.rules(), done.stderr
+
+
+@pytest.mark.parametrize("text", ["a\0frog", "a\x1bfrog", "  a \n frog", "a\ud800frog"])
+def test_the_typed_words_are_read_as_they_are_drawn(people, text):
+    judge, fact = people.gallery.judge, people.gallery.facts(["a frog"], [1])
+    assert judge.gold(fact, [text]) == judge.gold(fact, ["a frog"])
+
+
+def test_what_is_remembered_of_a_picture_is_checked(people):
+    judge, fact = people.gallery.judge, people.gallery.facts(["a frog"], [1])[0]
+    assert judge.whole(fact)
+    for bad in ("", fact["look"][:8], "?" * 8, 7, None, fact["look"] + "AAAA"):
+        assert not judge.whole({"look": bad})
+    assert not judge.whole({})

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import types
 
 import numpy as np
 import pytest
@@ -181,3 +182,109 @@ def test_a_world_without_a_calibration_yet_can_be_scored(tiny_preset, tiny_gener
     scorer = rewards.Scorer(dataclasses.replace(tiny_preset, calibration="nowhere.json"), tmp_path, calibration=False)
     scorer.gallery.generator = tiny_generator
     assert len(scorer.score(["a frog"], ["a frog"], [1])) == 1
+
+
+# --- words as they are drawn ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("typed", ["a\0frog", "  a\tfrog\r\n", "a\x1bfrog", "a\u2028frog", "a\udcfffrog"])
+def test_relevance_reads_the_words_that_the_picture_was_drawn_from(tiny_scorer, typed):
+    assert torch.equal(tiny_scorer.score([typed], ["a frog"], [5]).relevance, tiny_scorer.score(["a frog"], ["a frog"], [5]).relevance)
+
+
+# --- pictures that a safety checker blacked out ---------------------------------------------------------------------
+
+
+def hidden(values, black, pair, prompt=None):
+    """Scores of some rows, and one value for each; some of the rows are blacked out."""
+    s = scores([0.0] * len(values), [0.0] * len(values), [0.5] * len(values), pair)
+    return torch.tensor(values), dataclasses.replace(
+        s, blacked_out=torch.tensor(black), prompt=None if prompt is None else torch.tensor(prompt)
+    )
+
+
+def test_a_blacked_out_picture_is_in_no_mean():
+    found = mean_per_pair(*hidden([1.0, 900.0, 3.0, 5.0], [False, True, False, False], [0, 0, 1, 1]))
+    assert found.tolist() == [1.0, 4.0]
+    found = mean_per_pair(*hidden([1.0, float("nan"), 3.0, 5.0], [False, True, False, False], [0, 0, 1, 1]))
+    assert found.tolist() == [1.0, 4.0], "whatever it scored"
+
+
+def test_a_pair_of_which_nothing_is_left_moves_no_mean():
+    found = mean_per_pair(*hidden([1.0, 3.0, 900.0, 900.0, 8.0, 10.0], [False, False, True, True, False, False], [0, 0, 1, 1, 2, 2]))
+    assert found.tolist() == [2.0, 5.5, 9.0] and found.mean() == 5.5
+
+
+def test_it_counts_as_the_other_rewrites_of_its_prompt_where_there_are_some():
+    """So that leave-one-out gives it no advantage, and its neighbours keep theirs."""
+    black = [False, False, True, False]
+    assert mean_per_pair(*hidden([1.0, 3.0, 900.0, 40.0], black, [0, 1, 2, 3], [0, 0, 0, 1])).tolist() == [1.0, 3.0, 2.0, 40.0]
+
+
+def test_where_no_picture_is_left_it_says_so():
+    with pytest.raises(PromptlabError, match="blacked out a picture in each of 2 rows.*SAFETY"):
+        mean_per_pair(*hidden([1.0, 2.0], [True, True], [0, 1]))
+
+
+@pytest.fixture
+def prudish(tiny_scorer):
+    """A scorer whose generator blacks out every castle, and dogs of odd seeds."""
+    generate = tiny_scorer.gallery.generator.generate
+    shown = lambda p, s: not ("castle" in p or ("dog" in p and s % 2))  # noqa: E731
+
+    def draw(prompts, seeds):
+        return generate(prompts, seeds) * np.array([shown(p, s) for p, s in zip(prompts, seeds, strict=True)], np.uint8)[:, None, None, None]
+
+    tiny_scorer.gallery.generator = types.SimpleNamespace(
+        generate=draw, key=tiny_scorer.gallery.generator.key, batch=4, blacked_out=lambda images: ~images.reshape(len(images), -1).any(1)
+    )
+    return tiny_scorer
+
+
+def test_rows_are_marked_left_out_and_counted(prudish, capsys):
+    plain, rewritten = ["a frog", "a castle", "a fox"], ["a dog", "a castle, neon", "a fox, neon"]
+    s = prudish.score(plain, rewritten, [2, 3])
+    said = "blacked out pictures in 3 of 6 rows: no mean counts them. Of 1 of 3 pairs nothing is left"
+    assert s.blacked_out.tolist() == [False, True, True, True, False, False] and said in capsys.readouterr().out
+    assert s.prompt.tolist() == [0, 0, 1, 1, 2, 2]
+    values = promptist_reward(s, prudish.calibration)
+    found = prudish.rewards(plain, rewritten, [2, 3])
+    assert found[0] == values[0] and found[2] == values[4:].mean() and found[1] == found[[0, 2]].mean()
+    assert said in capsys.readouterr().out, "also where all is recalled"
+    prudish.score(["a frog"], ["a fox"], [2])
+    assert capsys.readouterr().out == ""
+
+
+def test_training_leaves_them_out_of_every_metric_and_counts_them(prudish):
+    from promptlab.pictures.sheets import ContactSheet
+    from promptlab.ppo import PictureReward
+
+    reward = PictureReward(prudish)
+    assert torch.isfinite(reward(["a frog", "a castle"], ["a dog", "a castle, neon"], [2, 3])).all()
+    sheet = ContactSheet(prudish, ["a frog"], ["a dog"], [2], progress=False)
+    assert reward.last["blacked_out"] == 3
+    assert reward.last["gold"] == pytest.approx(sheet.gold.item()) and reward.last["relevance"] == pytest.approx(sheet.scores.relevance.item())
+    reward(["a frog"], ["a fox"], [2])
+    assert "blacked_out" not in reward.last
+
+
+def test_an_evaluation_leaves_them_out(prudish):
+    from promptlab import evaluation
+
+    records = [{"x": x, "set": "in_domain", "kind": "MC"} for x in ("a frog", "a castle", "a fox")]
+    found = evaluation.measure(prudish, records, ["a dog", "a castle, neon", "a fox"], (2, 3))
+    alone = evaluation.measure(prudish, records[:1], ["a dog"], (2,))
+    for metric in ("reward", "aesthetic", "relevance", "gold", "intent"):
+        assert found[metric][0] == pytest.approx(alone[metric][0], abs=1e-4)
+        assert found[metric].mean() == pytest.approx(found[metric][[0, 2]].mean(), abs=1e-4)
+
+
+def test_a_calibration_and_a_table_leave_them_out(prudish):
+    from promptlab.lab.plots import mean_scores
+
+    some, less = (calibrate(prudish, plain, [2, 3]) for plain in (["a frog", "a castle", "a fox", "a dog"], ["a frog", "a fox", "a dog"]))
+    assert dataclasses.astuple(some) == pytest.approx(dataclasses.astuple(less), rel=1e-3)
+    with pytest.raises(PromptlabError, match="a picture of each of 1 prompts"):
+        calibrate(prudish, ["a castle"], [2, 3])
+    assert mean_scores(prudish, "a frog", "a dog", [2, 3]) == pytest.approx(mean_scores(prudish, "a frog", "a dog", [2]), abs=1e-4)
+    assert all(math.isnan(v) for v in mean_scores(prudish, "a frog", "a castle", [2]).values())

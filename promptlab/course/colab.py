@@ -11,12 +11,12 @@ import subprocess
 import sys
 import tempfile
 import time
-import zipfile
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
 from promptlab.config import preset
-from promptlab.runtime import MOUNT, PromptlabError, home, on_colab
+from promptlab.runtime import MOUNT, PromptlabError, on_colab
 
 # Colab's own: the driver, the compiled libraries and the page itself were built to fit these, so they stay as they are.
 LEFT_ALONE = ("torch", "torchvision", "numpy", "jupyterlab", "ipykernel", "ipywidgets")
@@ -135,15 +135,20 @@ def discard(path: Path):
 
 
 def save_drive() -> Path:
-    """Copy this preset's run to Drive and return the folder; the checkpoints of an earlier save go once the new ones are there."""
+    """Copy this preset's run to Drive and return the folder; what lies there and is newer or longer stays, and is named.
+
+    The checkpoints of an earlier save go once newer ones of the same stage are there.
+    """
+    from promptlab.course.carrying import outdone
     from promptlab.course.keeping import ARCHIVE, gather, is_small
 
     target = mount_drive() / preset().name
     with tempfile.TemporaryDirectory() as folder:
         files = gather(folder)
+        old = outdone({name: path for name, path in files.items() if name != ARCHIVE}, target)
         for name, path in files.items():
             place = target / name
-            if (
+            if name in old or (
                 place.exists()
                 and name != ARCHIVE
                 and (place.stat().st_size, int(place.stat().st_mtime)) == (path.stat().st_size, int(path.stat().st_mtime))
@@ -155,38 +160,51 @@ def save_drive() -> Path:
             if place.exists():
                 discard(place)
             os.replace(partial, place)
-    for old in sorted(target.rglob("*")):
-        name = old.relative_to(target).as_posix()
-        if old.is_file() and name not in files and not is_small(name):
-            discard(old)
+    saved = {}  # the stages of which there is a checkpoint now, and when it was written: one of another stage, or a newer one, stays
+    for name in files.keys() - old:
+        if name != ARCHIVE and not is_small(name):
+            saved[name.split("/")[0]] = max(saved.get(name.split("/")[0], 0), files[name].stat().st_mtime)
+    for left in sorted(target.rglob("*")):
+        name = left.relative_to(target).as_posix()
+        stage = name.split("/")[0]
+        if left.is_file() and name not in files and not is_small(name) and left.stat().st_mtime < saved.get(stage, 0) + 1:
+            discard(left)
     print(f"Saved to {target}.")
+    if old:
+        print(f"Left as it was there, being newer or longer: {', '.join(sorted(old))}. colab.load_drive() brings it here.")
     return target
 
 
 def load_drive():
-    """Bring this preset's run from Drive to this machine. Raises `PromptlabError` where none was saved."""
-    from promptlab.course.keeping import ARCHIVE, restore_embeddings
+    """Bring this preset's run from Drive to this machine; what is here and newer or longer stays, and is named.
+
+    Raises `PromptlabError` where none was saved, or where it does not fit on this machine's disk.
+    """
+    from promptlab.course.carrying import bring, check_room, is_litter, staging
 
     root = mount_drive()
     source = root / preset().name
     # A ".partial" beside no file of that name is whole: a save was stopped between emptying the old one and naming the new.
-    files = {f.relative_to(source).as_posix(): f for f in sorted(source.rglob("*")) if f.is_file() and f.suffix != ".partial"}
-    for f in source.rglob("*.partial"):
-        files.setdefault(f.relative_to(source).as_posix().removesuffix(".partial"), f)
+    found = {f.relative_to(source).as_posix(): f for f in sorted(source.rglob("*")) if f.is_file()}
+    files = {name: f for name, f in found.items() if not name.endswith(".partial") and not is_litter(name)}
+    for name, f in found.items():
+        if name.endswith(".partial") and not is_litter(name):
+            files.setdefault(name.removesuffix(".partial"), f)
     if not files:
         saved = sorted(p.name for p in root.glob("*") if p.is_dir())
         raise PromptlabError(
             f"{source} holds no run. Saved on this Drive: {', '.join(saved) or 'none'}. Run colab.save_drive() after a training."
         )
-    for name, path in files.items():
-        if name != ARCHIVE:
-            place = home() / preset().name / name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, place)
-    if ARCHIVE in files:
-        with tempfile.TemporaryDirectory() as folder:  # SQLite does not bear a network's disk
-            restore_embeddings(Path(shutil.copy(files[ARCHIVE], folder)))
-    print(f"Your earlier run is here now: {len(files)} files from {source}.")
+    check_room(source, sum(f.stat().st_size for f in files.values()))
+    with staging() as folder:
+        try:
+            for name, f in files.items():
+                place = folder / name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(f, place)
+        except OSError as error:
+            raise PromptlabError(f"{source} cannot be copied ({error}). Nothing was changed here; run this again.") from error
+        bring(folder, source)
 
 
 # --- a zip file -----------------------------------------------------------------------------------------------------
@@ -198,18 +216,24 @@ def zip_path() -> Path:
 
 
 def save_zip(path=None) -> Path:
-    """Put this preset's run into one zip file and return it; on Colab the browser downloads it."""
-    from promptlab.course.keeping import gather, is_small
+    """Put this preset's run into one zip file and return it; on Colab the browser downloads it.
+
+    Raises `PromptlabError` where the file cannot be written; an earlier one of that name is then as it was.
+    """
+    from promptlab.course.carrying import pack
+    from promptlab.course.keeping import gather
 
     path = Path(path or zip_path())
     partial = path.with_name(path.name + ".partial")
     with tempfile.TemporaryDirectory() as folder:
         files = gather(folder)
-        with zipfile.ZipFile(partial, "w") as book:
-            for name, file in files.items():
-                packed = zipfile.ZIP_DEFLATED if is_small(name) else zipfile.ZIP_STORED  # weights do not get smaller
-                book.write(file, f"{preset().name}/{name}", packed)
-    os.replace(partial, path)
+        try:
+            pack(files, partial)
+            os.replace(partial, path)
+        except OSError as error:
+            with suppress(OSError):
+                partial.unlink()  # or it would keep a full disk full
+            raise PromptlabError(f"Could not write {path} ({error}). Free some space, or name another file.") from error
     print(f"Saved to {path}.")
     if on_colab():
         from google.colab import files as browser
@@ -219,32 +243,14 @@ def save_zip(path=None) -> Path:
 
 
 def load_zip(path=None):
-    """Bring this preset's run from a zip file to this machine.
+    """Bring this preset's run from a zip file to this machine; what is here and newer or longer stays, and is named.
 
-    Raises `PromptlabError` where the file is missing, damaged, of another preset, or would write outside the run folder.
+    Raises `PromptlabError` where the file is missing, damaged, locked, of another preset, would write outside the run folder, or
+    unpacks to more than fits; nothing here is changed then.
     """
-    from promptlab.course.keeping import ARCHIVE, restore_embeddings
+    from promptlab.course.carrying import bring, staging, unpack
 
     path = Path(path or zip_path())
-    try:
-        with zipfile.ZipFile(path) as book:
-            names = book.namelist()
-            strange = [n for n in names if not n.startswith(f"{preset().name}/") or ".." in Path(n).parts]
-            if strange or not names:
-                what = strange[0] if strange else "nothing"
-                raise PromptlabError(
-                    f"{path} holds {what!r}, so it is no run of the preset {preset().name}. PROMPTLAB_PRESET chooses another."
-                )
-            broken = book.testzip()
-            if broken:
-                raise zipfile.BadZipFile(f"{broken} is damaged")
-            book.extractall(home())
-    except (OSError, zipfile.BadZipFile) as error:
-        raise PromptlabError(
-            f"{path} cannot be read ({error}). Upload it again (folder icon on the left), or name another file."
-        ) from error
-    archive = home() / preset().name / ARCHIVE
-    if archive.exists():
-        restore_embeddings(archive)
-        archive.unlink()
-    print(f"Your earlier run is here now: {len(names)} files from {path}.")
+    with staging() as folder:
+        unpack(path, folder)
+        bring(folder, path)

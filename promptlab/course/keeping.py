@@ -60,8 +60,8 @@ def archive_embeddings(file: Path) -> bool:
     return True
 
 
-def restore_embeddings(file: Path):
-    """Add an archive's rows to the cache of this machine; what is known here stays."""
+def restore_embeddings(file: Path, source):
+    """Add the rows of an archive, brought from `source`, to the cache of this machine; what is known here stays."""
     cache = cache_file()
     cache.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -71,7 +71,8 @@ def restore_embeddings(file: Path):
             db.execute("insert or ignore into main.pictures select key, embedding, facts, thumbnail from archive.pictures")
     except sqlite3.Error as error:
         raise PromptlabError(
-            f"{file} cannot be read as an archive of embeddings ({error}). Delete it: pictures are drawn again when needed."
+            f"{file.name} in {source} cannot be read as an archive of embeddings ({error}), so nothing was brought. "
+            "Delete it there and load again: pictures are drawn again when needed."
         ) from error
 
 

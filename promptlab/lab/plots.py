@@ -36,13 +36,18 @@ def wall(images, titles=None, columns=4, size=1.3, row_labels=None, scores=None)
         if i < len(images):
             ax.imshow(images[i])
             if titles is not None:
-                ax.set_title(titles[i], fontsize=7, parse_math=False)
+                ax.set_title(as_typed(titles[i]), fontsize=7, parse_math=False)
             if scores:
                 _write_scores(ax, scores[i])
         if row_labels is not None and i % columns == 0:
-            ax.text(-0.05, 0.5, row_labels[i // columns], transform=ax.transAxes, ha="right", va="center", fontsize=8, parse_math=False)
+            ax.text(-0.05, 0.5, as_typed(row_labels[i // columns]), transform=ax.transAxes, ha="right", va="center", fontsize=8, parse_math=False)
     plt.close(figure)  # the notebook shows the returned figure once
     return figure
+
+
+def as_typed(text) -> str:
+    """A text that matplotlib can write: half of a character (a lone surrogate) becomes a question mark."""
+    return str(text).encode("utf-8", "replace").decode("utf-8")
 
 
 def _write_scores(ax, scores):
@@ -87,15 +92,18 @@ def score_table(scorer, plain, rewritten, seeds):
 
 
 def mean_scores(scorer, plain, rewritten, seeds):
-    """What a rewrite's pictures score on average, `{"aesthetic", "relevance", "reward", "gold"}`; gold only where there is a judge."""
+    """What a rewrite's pictures score on average, `{"aesthetic", "relevance", "reward", "gold"}`; gold only where there is a judge.
+
+    What a safety checker blacked out is left out; where nothing else is left, each is NaN.
+    """
     from promptlab.pictures.sheets import ContactSheet
     from promptlab.rewards import promptist_reward
 
     sheet = ContactSheet(scorer, [plain], [rewritten], list(seeds), progress=False)
-    s = sheet.scores
+    s, seen = sheet.scores, sheet.scores.counted()
     gold = {"gold": sheet.gold} if scorer.gallery.judge else {}
     means = {"aesthetic": s.aesthetic, "relevance": s.relevance, "reward": promptist_reward(s, scorer.calibration), **gold}
-    return {name: float(values.mean()) for name, values in means.items()}
+    return {name: float(values[seen].mean()) for name, values in means.items()}
 
 
 def interval(values):
@@ -121,7 +129,7 @@ def paired(differences, score="reward"):
         ax.plot(values, [row + 0.18] * len(values), "o", color=COLOURS[score], alpha=0.45, markersize=4)
         ax.plot([low, high], [row - 0.12] * 2, color=COLOURS[score], linewidth=4, solid_capstyle="butt")
         ax.plot(mean, row - 0.12, "|", color="black", markersize=11)
-    ax.set_yticks(range(len(differences)), list(differences), parse_math=False)
+    ax.set_yticks(range(len(differences)), list(map(as_typed, differences)), parse_math=False)
     ax.set_ylim(len(differences) - 0.4, -0.6)  # the first row on top
     ax.set_xlabel(f"change in {score}, same seeds (dot: one seed; bar: 95 % interval of the mean)", fontsize=8)
     ax.spines[["top", "right", "left"]].set_visible(False)
@@ -140,9 +148,9 @@ def slopes(before, after, labels, score="reward", what=None):
     ax.plot((0, 1), means, "o-", color=COLOURS[score], linewidth=3.5, markersize=7)
     for x, side, away in ((0, "right", -9), (1, "left", 9)):
         ax.annotate(f"{means[x]:{FORMATS[score]}}", (x, means[x]), (away, 0), textcoords="offset points", ha=side, va="center")
-    ax.set_xticks((0, 1), labels)
+    ax.set_xticks((0, 1), list(map(as_typed, labels)), parse_math=False)
     ax.set_xlim(-0.4, 1.4)
-    ax.set_ylabel(what or score)
+    ax.set_ylabel(as_typed(what or score), parse_math=False)
     ax.spines[["top", "right"]].set_visible(False)
     plt.close(figure)
     return figure
@@ -172,14 +180,16 @@ def curves(runs, keys=CURVES, columns=5, figure=None):
             dot = {"alpha": 0.25, "markersize": 2.5} if len(at) > 5 else {"alpha": 0.8, "markersize": 4}  # few must be seen
             ax.plot(at, values, "o", color=COLOURS.get(key, "black"), **dot)
             ax.plot(at, means, style, color=COLOURS.get(key, "black"))
-        ax.set_title(CURVES.get(key, key), fontsize=8)
+        ax.set_title(as_typed(CURVES.get(key, key)), fontsize=8, parse_math=False)
         ax.tick_params(labelsize=7)
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         ax.spines[["top", "right"]].set_visible(False)
     figure.supxlabel("update", fontsize=8)
     if shown and len(runs) > 1:
         lines = figure.axes[0].lines[1::2]  # the means
-        figure.legend(lines, list(runs), loc="outside upper left", ncols=len(runs), frameon=False, fontsize=8)
+        names = figure.legend(lines, list(map(as_typed, runs)), loc="outside upper left", ncols=len(runs), frameon=False, fontsize=8)
+        for name in names.get_texts():
+            name.set_parse_math(False)
     if own:
         plt.close(figure)
     return figure
@@ -220,7 +230,7 @@ def popularity(share, effects, right=(), left=(), hollow=()):
         ax.plot([share[word]] * 2, [low, high], color=COLOURS["gold"], linewidth=1, alpha=0.5)
         ax.plot(share[word], means[word], "s" if word in hollow else "o", color=COLOURS["gold"], mfc="white" if word in hollow else None)
     ax.set(xscale="log", xlim=(min(share.values()) / 4, max(share.values()) * 4))  # leaves room for names
-    style = {"textcoords": ax.get_yaxis_transform(), "va": "center", "fontsize": 8, "bbox": {"fc": "white", "ec": "none", "pad": 0.5},
+    style = {"textcoords": ax.get_yaxis_transform(), "parse_math": False, "va": "center", "fontsize": 8, "bbox": {"fc": "white", "ec": "none", "pad": 0.5},
              "arrowprops": {"arrowstyle": "-", "color": "grey", "lw": 0.6}}  # fmt: skip
     gap = 0.055 * (ax.get_ylim()[1] - ax.get_ylim()[0])  # so that no name hides another
     for words, x, side in ((right, 0.99, "right"), (left, 0.01, "left")):
@@ -229,7 +239,7 @@ def popularity(share, effects, right=(), left=(), hollow=()):
             spots.append(max(means[word], spots[-1] + gap) if spots else means[word])
         down = sum(spots[i] - means[w] for i, w in enumerate(words)) / max(1, len(words))  # the names as a group beside their points
         for word, at in zip(words, spots, strict=True):
-            ax.annotate(word, (share[word], means[word]), (x, at - down), ha=side, **style)
+            ax.annotate(as_typed(word), (share[word], means[word]), (x, at - down), ha=side, **style)
     ticks = [t for t in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if min(share.values()) / 1.5 < t < max(share.values()) * 1.5]
     ax.set_xticks(ticks, [f"{100 * t:g} %" for t in ticks])
     ax.minorticks_off()

@@ -91,7 +91,7 @@ class RankTwelve(_View):
             self.groups.append([event["picture"]])
 
     def _append(self, event):
-        line = json.dumps({"time": round(time.time(), 1), "set": self.set, **event}, ensure_ascii=False).encode()
+        line = json.dumps({"time": round(time.time(), 1), "set": self.set, **event}).encode()  # in ASCII: no character of a prompt may end the line
         try:
             self.log.parent.mkdir(parents=True, exist_ok=True)
             with open(self.log, "a+b") as file:
@@ -106,7 +106,7 @@ class RankTwelve(_View):
 
     def _read(self):
         """Earlier choices about these very pictures; lines that are not whole or not ours are passed over."""
-        lines = self.log.read_text(encoding="utf8", errors="replace").splitlines() if self.log.exists() else []
+        lines = self.log.read_text(encoding="utf8", errors="replace").split("\n") if self.log.exists() else []
         for line in lines:
             try:
                 event = json.loads(line)

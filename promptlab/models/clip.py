@@ -1,7 +1,5 @@
 """CLIP: pictures and texts as embeddings that can be compared."""
 
-from functools import cached_property
-
 import numpy as np
 
 from promptlab.models.sources import clip_files, fetch, repair_for
@@ -24,15 +22,12 @@ class Clip:
         self.files = check_weights(self.folder / "open_clip_model.safetensors", repair)
         own = not architecture or (self.folder / "open_clip_config.json").exists()
         name, weights = (f"local-dir:{self.folder}", None) if own else (architecture, str(self.files[0]))
+        # A short hash of weights and settings, part of every cache key: of what is loaded here, not of what lies there later.
+        self.fingerprint = file_hash([*self.files, *sorted(self.folder.rglob("*.json"))])
         with reading_weights(self.files[0], repair):
             self.model, _, _ = open_clip.create_model_and_transforms(name, weights, device=where.device, precision="fp32")
             self.tokenizer = open_clip.get_tokenizer(name)
         self.model.eval()
-
-    @cached_property
-    def fingerprint(self):
-        """A short hash of weights and settings, part of every cache key."""
-        return file_hash([*self.files, *sorted(self.folder.rglob("*.json"))])
 
     def embed_images(self, images, batch=256):
         """Pictures uint8 (n, height, width, 3) to float32 (n, width of the embedding)."""

@@ -1,10 +1,10 @@
 """Any text-to-image pipeline of diffusers that has a UNet, behind the same few methods as the pocket world's generator."""
 
-from functools import cached_property
+import numpy as np
 
 from promptlab.models import sources
 from promptlab.models.memory import check_fits
-from promptlab.models.pocket_generator import HALVED, Generator
+from promptlab.models.pocket_generator import HALVED, Generator, randomness
 from promptlab.models.sources import repair_for
 from promptlab.models.weights import check_weights, file_hash, reading_weights, stored_numbers
 from promptlab.runtime import PromptlabError, hardware
@@ -26,31 +26,33 @@ class Diffusion(Generator):
         self.folder, where = sources.fetch(preset.generator, sources.pipeline_files), hardware()
         self.steps, self.guidance, self._size = preset.steps, preset.guidance, preset.image_size
         self.batch, dtype = HALVED.get(str(self.folder), preset.batch), dtype or where.dtype
-        self.pipe = load_pipeline(self.folder, preset.scheduler, dtype).to(where.device, dtype)
-        self.checker = Checker(preset.safety, where.device, dtype) if preset.safety else None
         self.files = weight_files(self.folder)
+        self.pipe = load_pipeline(self.folder, preset.scheduler, dtype).to(where.device, dtype)
+        # A short hash of weights and settings, part of every cache key; some seconds for gigabytes, at once, as files may be replaced.
+        settings = [f for f in sorted(self.folder.rglob("*.json")) if "safety_checker" not in f.parts]
+        self.fingerprint = file_hash([*self.files, *settings])
+        self.checker = Checker(preset.safety, where.device, dtype) if preset.safety else None
 
     @property
     def size(self):
         """Pixels a side."""
         return self._size
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """A short hash of weights and settings, part of every cache key; some seconds for gigabytes, once."""
-        settings = [f for f in sorted(self.folder.rglob("*.json")) if "safety_checker" not in f.parts]
-        return file_hash([*self.files, *settings])
-
     def key(self, prompt, seed, steps=None, guidance=None):
         """Everything a picture depends on, as a tuple; a blacked-out picture is not the same as one that nobody checked."""
-        return (*super().key(prompt, seed, steps, guidance), "checked" if self.checker else "unchecked")
+        return (*super().key(prompt, seed, steps, guidance), "checked and marked" if self.checker else "unchecked")
+
+    def blacked_out(self, images):
+        """Which pictures, uint8 (n, height, width, 3), the safety checker has blacked out: bool (n,)."""
+        black = ~images.reshape(len(images), -1).any(1)
+        return black if self.checker else np.zeros_like(black)
 
     def _draw(self, prompts, seeds, steps, guidance):
         """One batch through the pipeline's own call; each picture has its own generator on the CPU, so neighbours change nothing."""
         import torch
 
         self.tokens(prompts)  # only for its warning: the pipeline cuts a long prompt and says nothing
-        noise = [torch.Generator().manual_seed(int(s)) for s in seeds]
+        noise = [randomness(s) for s in seeds]
         images = self.pipe(
             prompts, generator=noise, num_inference_steps=steps, guidance_scale=guidance, height=self.size, width=self.size, output_type="pt",
         ).images.float()  # fmt: skip

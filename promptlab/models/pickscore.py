@@ -9,12 +9,11 @@ A scorer is anything that looks at pictures and leaves a column of numbers besid
 To be remembered by a gallery it needs a `fingerprint` and `embed_images`, nothing else.
 """
 
-from functools import cached_property
-
 import numpy as np
 
 from promptlab.models.sources import fetch, language_files, repair_for, tokenizer_files
 from promptlab.models.weights import file_hash, reading_weights
+from promptlab.prompts import clean_prompt
 from promptlab.runtime import PromptlabError, hardware
 
 PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"  # the published weights come without a tokenizer: it is OpenCLIP's
@@ -33,6 +32,8 @@ class PickScore:
         self.folder, where = fetch(source, language_files), hardware()
         own = (self.folder / "preprocessor_config.json").exists()
         prepare = self.folder if own and not processor else fetch(processor or PROCESSOR, tokenizer_files)
+        # A short hash of the weights, part of every cache key: of what is loaded here, not of what lies there later.
+        self.fingerprint = file_hash(sorted(self.folder.glob("*.safetensors")))
         with reading_weights(
             self.folder, repair_for(self.folder, "source").replace("dataclasses.replace(preset(), source=...)", "PickScore(source=...)")
         ):
@@ -45,11 +46,6 @@ class PickScore:
                 f"{self.folder} lacks weights of PickScore, such as {min(found['missing_keys'])!r}. Is it another kind of model?"
             )
         self.model.eval().to(where.device)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """A short hash of the weights, part of every cache key."""
-        return file_hash(sorted(self.folder.glob("*.safetensors")))
 
     def embed_images(self, images):
         """Pictures uint8 (n, height, width, 3) to float32 (n, width of the embedding), of length 1."""
@@ -83,5 +79,5 @@ def pick_scores(scorer, eye, plain, rewritten, seeds):
     import torch
 
     looks = scorer.gallery.seen_by(eye).embeddings([y for y in rewritten for _ in seeds], list(seeds) * len(rewritten))
-    words = np.repeat(eye.embed_texts(plain), len(seeds), axis=0)
+    words = np.repeat(eye.embed_texts([clean_prompt(p) for p in plain]), len(seeds), axis=0)
     return torch.from_numpy(eye.scale * (looks * words).sum(1))

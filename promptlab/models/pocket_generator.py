@@ -1,5 +1,8 @@
 """Prompts to pictures: a diffusers Stable Diffusion drawn in batches, with one seed per picture."""
 
+import hashlib
+import json
+import operator
 import warnings
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +14,34 @@ from promptlab.prompts import clean_prompt
 from promptlab.runtime import PromptlabError, bar, first_line, free_memory, hardware
 
 HALVED = {}  # batch sizes that proved to fit, by generator: the next one loaded in this process starts with them
+
+
+def check_seed(seed) -> int:
+    """A seed as an int. Raises `PromptlabError` unless it is a whole number from 0 to 2**63 - 1."""
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        number = -1
+    if not 0 <= number < 2**63:
+        raise PromptlabError(f"The seed {seed!r:.60} is no whole number from 0 to 2**63 - 1. Give another, such as 7.")
+    return number
+
+
+def randomness(seed: int):
+    """PyTorch's random numbers on the CPU for a seed, the same on every device and in every batch."""
+    import torch
+
+    # The generator reads 32 bits of its seed: without this, a seed above them would draw the picture of a small one.
+    if seed >= 2**32:
+        seed = int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:4], "big")
+    return torch.Generator().manual_seed(seed)
+
+
+def named(scheduler) -> str:
+    """A scheduler's class and a short hash of its settings, also of those that somebody changed by hand."""
+    settings = {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
+    words = json.dumps(settings, sort_keys=True, default=lambda value: value.tolist() if hasattr(value, "tolist") else repr(value))
+    return f"{type(scheduler).__name__} {hashlib.sha256(words.encode()).hexdigest()[:8]}"
 
 
 class Generator:
@@ -33,9 +64,12 @@ class Generator:
         kinds = {"unet": UNet2DConditionModel, "vae": AutoencoderTiny, "text_encoder": CLIPTextModel}
         files = {part: self.folder / part / ("model" if part == "text_encoder" else "diffusion_pytorch_model") for part in kinds}
         files = {part: path.with_suffix(".safetensors") for part, path in files.items()}
-        parts, where, self.files = {}, hardware(), list(files.values())
+        parts, where = {}, hardware()
+        for file in files.values():
+            check_weights(file)
+        # A short hash of weights and settings, part of every cache key: of what is loaded here, not of what lies there later.
+        self.fingerprint = file_hash([*files.values(), *sorted(self.folder.rglob("*.json"))])
         for part, kind in kinds.items():  # one by one, so that an error can name the file
-            check_weights(files[part])
             with reading_weights(files[part]):
                 parts[part] = kind.from_pretrained(self.folder / part, local_files_only=True)
             check_match(parts[part], files[part])
@@ -45,11 +79,6 @@ class Generator:
         self.pipe.vae.float()  # the decoder is cheap, and half precision shows as bands in smooth skies
         self.pipe.set_progress_bar_config(disable=True)
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """A short hash of weights and settings, part of every cache key: with new ones, old pictures are not recalled."""
-        return file_hash([*self.files, *sorted(self.folder.rglob("*.json"))])
-
     @property
     def size(self) -> int:
         """Pixels a side."""
@@ -58,8 +87,8 @@ class Generator:
     def key(self, prompt, seed, steps=None, guidance=None):
         """Everything a picture depends on, as a tuple."""
         p = self.pipe
-        return (self.fingerprint, clean_prompt(prompt), int(seed), steps or self.steps, self.guidance if guidance is None else guidance,
-                type(p.scheduler).__name__, self.size, str(p.unet.dtype))  # fmt: skip
+        return (self.fingerprint, clean_prompt(prompt), check_seed(seed), steps or self.steps, self.guidance if guidance is None else guidance,
+                named(p.scheduler), self.size, str(p.unet.dtype))  # fmt: skip
 
     def encode(self, prompts):
         """Text states (n, tokens, width) of cleaned prompts; warns once where a prompt is longer than the encoder reads."""
@@ -89,14 +118,14 @@ class Generator:
 
         Args: `prompts` and `seeds` of equal length; `steps` denoising steps; `guidance` the classifier-free guidance
         scale; `progress` shows a bar. Returns uint8 (n, height, width, 3). A picture depends on its own prompt and seed
-        and not on its neighbours in the batch, beyond float rounding. Raises `PromptlabError` for an empty prompt, or
-        lists of different length. Source: Ho and Salimans 2021 (guidance), Lu et al. 2022 (DPM-Solver++).
+        and not on its neighbours in the batch, beyond float rounding. Raises `PromptlabError` for an empty prompt, a seed
+        that is no whole number from 0 to 2**63 - 1, or lists of different length. Source: Ho and Salimans 2021 (guidance), Lu et al. 2022 (DPM-Solver++).
         """
         import torch
 
         if isinstance(prompts, str) or len(prompts) != len(seeds):
             raise PromptlabError(f"generate() takes as many seeds as prompts, in two lists: got {prompts!r:.60} and {seeds!r:.60}.")
-        prompts, steps = [clean_prompt(p) for p in prompts], steps or self.steps
+        prompts, seeds, steps = [clean_prompt(p) for p in prompts], [check_seed(s) for s in seeds], steps or self.steps
         guidance = self.guidance if guidance is None else guidance
         out, done = (
             np.empty((len(prompts), self.size, self.size, 3), np.uint8),
@@ -138,7 +167,7 @@ class Generator:
         scheduler.set_timesteps(steps, device=unet.device)
         shape = (unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
         # The noise of a seed is drawn on the CPU, so that it is the same on every device and in every batch.
-        noise = [torch.randn(shape, generator=torch.Generator().manual_seed(int(s))) for s in seeds]
+        noise = [torch.randn(shape, generator=randomness(s)) for s in seeds]
         x = torch.stack(noise).to(unet.device) * scheduler.init_noise_sigma  # float32: rounding must not add up over steps
         words, unique = list(dict.fromkeys(prompts)), self.encode(list(dict.fromkeys(prompts)))
         states = unique[[words.index(p) for p in prompts]]

@@ -7,6 +7,7 @@ stopped run go on without drawing anything again.
 import io
 import json
 import sqlite3
+import threading
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -18,14 +19,16 @@ from promptlab.referee import load_referee
 from promptlab.runtime import PromptlabError, bar, local_home
 
 TABLE = "create table if not exists pictures (key text primary key, embedding blob, facts text, thumbnail blob)"
+SIZES = "create table if not exists sizes (version text primary key, bytes integer)"  # of an embedding, by who looked
 THUMBNAIL = 128  # pixels a side, the size at which widgets show pictures
 
 
 class Gallery:
-    """Draws what is not yet known and recalls the rest. Safe under two processes and a kill: SQLite commits per batch."""
+    """Draws what is not yet known and recalls the rest. Safe under two processes, two threads and a kill: SQLite commits per batch."""
 
     def __init__(self, preset, clip, folder=None):
         self.preset, self.clip = preset, clip
+        self.lock, self.drawing = threading.RLock(), threading.RLock()  # one thread reads or writes, one draws
         self.path = Path(folder or local_home() / preset.name / "cache") / "pictures.sqlite"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,13 +37,21 @@ class Gallery:
             raise PromptlabError(
                 f"{self.path} cannot be opened ({error}). Delete it, or let PROMPTLAB_HOME name another folder."
             ) from error
-        self._write(TABLE)
+        self._write(TABLE), self._write(SIZES)
 
     def _write(self, statement, rows=((),)):
         """Run one statement for every row, all of them or none."""
         try:
-            with self.db:
+            with self.lock, self.db:
                 self.db.executemany(statement, rows)
+        except sqlite3.Error as error:
+            raise self._broken(error) from error
+
+    def _read(self, statement, key):
+        """The first row of an answer, or None."""
+        try:
+            with self.lock:
+                return self.db.execute(statement, (key,)).fetchone()
         except sqlite3.Error as error:
             raise self._broken(error) from error
 
@@ -62,7 +73,8 @@ class Gallery:
     def seen_by(self, eye):
         """A gallery of the same pictures as another eye sees them, anything with `fingerprint` and `embed_images`; no referee looks on."""
         other = Gallery(replace(self.preset, judge=""), eye, self.path.parent)
-        other.generator = self.generator  # one in memory is enough
+        with self.lock:
+            other.generator, other.drawing = self.generator, self.drawing  # one in memory is enough
         return other
 
     @cached_property
@@ -71,32 +83,60 @@ class Gallery:
         return f"{self.clip.fingerprint}-{self.judge.fingerprint if self.judge else ''}"
 
     def _look(self, prompts, seeds, progress, column):
-        keys = [json.dumps([self.version, *self.generator.key(p, s)]) for p, s in zip(prompts, seeds, strict=True)]
+        with self.lock:  # two threads must not load the generator twice
+            keys = [json.dumps([self.version, *self.generator.key(p, s)]) for p, s in zip(prompts, seeds, strict=True)]
         # A row from another machine has no small picture (promptlab.course.keeping): it is drawn again where one is asked for.
-        missing = {k: (p, s) for k, p, s in zip(keys, prompts, seeds, strict=True) if self._recall(k, column) is None}
+        rows = {k: self._recall(k, column) for k in dict.fromkeys(keys)}
+        missing = {k: (p, s) for k, p, s in zip(keys, prompts, seeds, strict=True) if rows[k] is None}
         todo, batch = list(missing.items()), self.generator.batch
         done = bar(total=len(todo), desc="drawing", disable=not (progress and todo))
         for i in range(0, len(todo), batch):
             some = todo[i : i + batch]
-            images = self.generator.generate([p for _, (p, _) in some], [s for _, (_, s) in some])
-            self._remember([k for k, _ in some], images)
+            with self.drawing:
+                images = self.generator.generate([p for _, (p, _) in some], [s for _, (_, s) in some])
+                self._remember([k for k, _ in some], images)
             done.update(len(some))
         done.close()
-        rows = {k: self._recall(k, column) for k in dict.fromkeys(keys)}
+        rows |= {k: self._recall(k, column) for k in missing}
+        if any(row is None for row in rows.values()):
+            raise self._broken("a row that was just written is not there")
         return [rows[k] for k in keys]
 
     def _recall(self, key, column):
-        """One column of a row, or None where the picture is not known."""
+        """One column of a row, read, or None where the picture is not known or the row is damaged: it is drawn again then."""
+        row = self._read(f"select {column} from pictures where key = ?", key)
+        return None if row is None else {"embedding": self._embedding, "facts": self._fact, "thumbnail": picture_or_none}[column](row[0])
+
+    def _embedding(self, blob):
+        if not isinstance(blob, bytes) or len(blob) != self._bytes:
+            return None
+        values = np.frombuffer(blob, np.float32)
+        return values if np.isfinite(values).all() else None
+
+    @cached_property
+    def _bytes(self):
+        """How long a whole embedding is: an eye says so only by looking, once."""
+        known = self._read("select bytes from sizes where version = ?", self.version)
+        if known is None:
+            known = (4 * self.clip.embed_images(np.zeros((1, THUMBNAIL, THUMBNAIL, 3), np.uint8)).shape[1],)
+            self._write("insert or replace into sizes values (?, ?)", [(self.version, *known)])
+        return known[0]
+
+    def _fact(self, text):
         try:
-            row = self.db.execute(f"select {column} from pictures where key = ?", (key,)).fetchone()
-        except sqlite3.Error as error:
-            raise self._broken(error) from error
-        return row and row[0]
+            fact = json.loads(text)
+        except (ValueError, TypeError):
+            return None
+        whole = getattr(self.judge, "whole", lambda _: True)  # a referee of your own need not say
+        return fact if isinstance(fact, dict) and whole(fact) else None
 
     def _remember(self, keys, images):
         from PIL import Image
 
         embeddings, facts, small = self.clip.embed_images(images), self.judge.facts(images) if self.judge else [{} for _ in images], []
+        if hasattr(self.generator, "blacked_out"):
+            black = self.generator.blacked_out(images)
+            facts = [fact | {"blacked_out": True} if hidden else fact for fact, hidden in zip(facts, black, strict=True)]
         for image in images:
             picture, buffer = Image.fromarray(image), io.BytesIO()
             picture.thumbnail((THUMBNAIL, THUMBNAIL))
@@ -107,11 +147,15 @@ class Gallery:
 
     def embeddings(self, prompts, seeds, progress=False):
         """CLIP image embeddings, float32 (n, width), of one picture per (prompt, seed)."""
-        return np.stack([np.frombuffer(row, np.float32) for row in self._look(prompts, seeds, progress, "embedding")])
+        return np.stack(self._look(prompts, seeds, progress, "embedding"))
 
     def facts(self, prompts, seeds, progress=False):
         """What the referee keeps of each picture, one dict each; on pocket gold, subjects (best two), colour, medium, background."""
-        return [json.loads(row) for row in self._look(prompts, seeds, progress, "facts")]
+        return self._look(prompts, seeds, progress, "facts")
+
+    def blacked_out(self, prompts, seeds):
+        """Which pictures a safety checker has blacked out, bool (n,): they show nothing that could be scored."""
+        return np.array([fact.get("blacked_out") is True for fact in self.facts(prompts, seeds)], bool)
 
     def thumbnails(self, prompts, seeds, progress=False):
         """PNG bytes of one picture per (prompt, seed), at most 128 pixels a side."""
@@ -122,3 +166,15 @@ class Gallery:
         from PIL import Image
 
         return np.stack([np.asarray(Image.open(io.BytesIO(png))) for png in self.thumbnails(prompts, seeds, progress)])
+
+
+def picture_or_none(png):
+    """The bytes of a PNG picture, or None where they are damaged."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(png)) as picture:
+            picture.load()
+            return png if picture.mode == "RGB" else None
+    except Exception:  # Pillow has many kinds of error for damaged bytes
+        return None

@@ -1,8 +1,10 @@
 """Figures and the HTML of a rewrite: what they say, that they show any text as typed, and that they stay small."""
 
+import io
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
+import matplotlib.text
 import numpy as np
 import pytest
 from drawn import draw, text_of
@@ -227,3 +229,30 @@ def test_the_boxes_of_the_method_diagram_hold_their_text():
         extent = t.get_window_extent()
         box = next(b for b in boxes if b.contains(*extent.get_points().mean(0)))
         assert box.x0 <= extent.x0 and extent.x1 <= box.x1 and box.y0 <= extent.y0 and extent.y1 <= box.y1, t.get_text()
+
+
+# --- any text is drawn as typed -------------------------------------------------------------------------------------
+
+TEXTS = ["pay $5", "$5 and $10", "$x_1^2$", r"$\frac", "$$", "a_b^c {", r"\alpha", "50 % & more #1", "\ud800 frog", "frog $\udfff$", "צפרדע", "🐸"]
+
+
+def drawn_texts(figure):
+    """Draw a figure for real, and return all texts on it."""
+    figure.savefig(io.BytesIO(), dpi=40)
+    return {t.get_text() for t in figure.findobj(matplotlib.text.Text)}
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+@pytest.mark.parametrize("text", TEXTS)
+def test_no_text_is_read_as_a_formula_or_stops_a_figure(text):
+    image, history = np.zeros((4, 4, 3), np.uint8), [{"update": 0, "reward": 1.0, text: 2.0}, {"update": 1, "reward": 2.0, text: 3.0}]
+    shown = text.replace("\ud800", "?").replace("\udfff", "?")
+    figures = [
+        plots.wall([image], [text], row_labels=[text]),
+        plots.paired({text: [1.0, 2.0, 3.0]}),
+        plots.slopes([1, 2], [3, 4], (text, "after"), what=text),
+        plots.curves({text: history, "other": history}, keys=("reward", text)),
+        plots.popularity({text: 0.1, "vivid": 0.2}, {text: [1.0, 2.0], "vivid": [0.0, 1.0]}, right=[text], left=["vivid"]),
+    ]
+    for figure in figures:
+        assert shown in drawn_texts(figure)

@@ -119,3 +119,24 @@ def test_a_click_that_cannot_be_kept_says_so_in_the_widget(tmp_path):
     (tmp_path / "file").unlink()
     r._buttons[0].click()
     assert 'role="status"' in r._line.value and r.ranked == [0] and r._buttons[0].disabled
+
+
+STRANGE = ["a\u2028frog", "a\u2029frog", "a\x85frog", "a\x0bfrog", "a\x0cfrog", "a\x1cfrog\x1d\x1e", "a\nfrog", "a\r\nfrog", "a\rfrog",
+           "\ud800 frog", "frog \udfff", "a\0frog", "🐸", 'a "frog"', "a \\u2028 frog"]  # fmt: skip
+
+
+def test_choices_outlive_a_restart_whatever_their_prompts_hold(tmp_path):
+    new = lambda: RankTwelve(STRANGE, range(len(STRANGE)), [png("red")] * len(STRANGE), tmp_path / "r.jsonl")  # noqa: E731
+    for i in range(len(STRANGE)):
+        new().pick(i)
+    assert new().ranked == list(range(len(STRANGE)))
+    new().undo()
+    assert new().ranked == list(range(len(STRANGE) - 1))
+
+
+def test_choices_of_an_earlier_version_are_read(tmp_path):
+    """It wrote such characters as they are."""
+    prompts = ["a\u2028frog", "a\x85frog"]
+    event = {"time": 1.0, "set": [[prompts[0], 1], [prompts[1], 2]], "action": "pick", "picture": 1}
+    (tmp_path / "r.jsonl").write_bytes(json.dumps(event, ensure_ascii=False).encode() + b"\n")
+    assert RankTwelve(prompts, [1, 2], [png("red")] * 2, tmp_path / "r.jsonl").ranked == [1]

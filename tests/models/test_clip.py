@@ -1,11 +1,13 @@
 """Embeddings, against plain open_clip."""
 
+import shutil
+
 import numpy as np
 import open_clip
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from promptlab.models.clip import Clip
 from promptlab.runtime import PromptlabError
@@ -62,3 +64,21 @@ def test_weights_without_a_configuration_take_the_presets_architecture(tmp_path,
     np.testing.assert_allclose(clip.embed_texts(["a frog"]), theirs, atol=1e-5)
     with pytest.raises(PromptlabError, match=r"open_clip_model\.safetensors.*clip="):
         Clip(tmp_path, "ViT-B-32")
+
+
+def changed(file):
+    """Other weights in the same file."""
+    tensors = load_file(file)
+    next(t for t in tensors.values() if t.is_floating_point()).view(-1)[0] += 1
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def test_weights_replaced_after_loading_are_not_taken_for_those_that_look(tiny_world, tiny_clip, tmp_path):
+    """A notebook has loaded a CLIP; then somebody restores the file. What the old one saw must not be filed under the new one's name."""
+    folder = shutil.copytree(tiny_world / "clip", tmp_path / "clip")
+    changed(folder / "open_clip_model.safetensors")
+    loaded = Clip(folder)
+    shutil.copy(tiny_world / "clip" / "open_clip_model.safetensors", folder)
+    assert loaded.fingerprint != tiny_clip.fingerprint == Clip(folder).fingerprint
+    shutil.rmtree(folder)
+    assert loaded.fingerprint

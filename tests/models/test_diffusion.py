@@ -203,3 +203,27 @@ def test_damaged_weights_are_named(hub, tmp_path, part, how):
     with pytest.raises(PromptlabError, match="copy") as error:
         load_generator(preset_for(copy), torch.float32)
     assert "generator=" in str(error.value)
+
+
+def test_what_the_checker_blacked_out_is_told_from_a_dark_picture(hub, drawer):
+    checked = load_generator(preset_for(hub / "sd", safety=str(hub / "content")), torch.float32)
+    images = np.zeros((3, 16, 16, 3), np.uint8)
+    images[1, 3, 3] = 1
+    assert checked.blacked_out(images).tolist() == [True, False, True]
+    assert not drawer.blacked_out(images).any(), "nobody checked, so nobody blacked out"
+
+
+def test_a_gallery_marks_what_the_checker_blacked_out(hub, tiny_clip, tmp_path):
+    from promptlab.pictures.gallery import Gallery
+
+    gallery = Gallery(preset_for(hub / "sd", safety=str(hub / "prudish"), judge=""), tiny_clip, tmp_path)
+    assert gallery.blacked_out(["a frog"], [1]).tolist() == [True]
+
+
+def test_a_pipelines_seeds_and_scheduler_count_as_on_pocket(drawer):
+    images = drawer.generate(["a frog"] * 3, [5, 5 + 2**32, 5])
+    assert apart(images[0], images[1]) > 1 and (images[0] == images[2]).all()
+    own, before = drawer.pipe.scheduler, drawer.key("a frog", 1)
+    drawer.pipe.scheduler = type(own).from_config(own.config, beta_end=0.02)
+    changed, drawer.pipe.scheduler = drawer.key("a frog", 1), own
+    assert changed != before

@@ -54,3 +54,17 @@ def test_a_new_column_fits_beside_the_others(tiny_scorer, eye, monkeypatch):
 def test_another_model_is_refused(tmp_path, folder):
     with pytest.raises(PromptlabError, match=rf"{tmp_path}.*|lacks weights"):
         PickScore(tiny_hub.save_gpt2(tmp_path / "gpt2"), folder)
+
+
+def test_typed_words_are_read_as_they_are_drawn(tiny_scorer, eye):
+    ask = lambda x: pick_scores(tiny_scorer, eye, [x], ["a frog, neon"], [5])  # noqa: E731
+    assert torch.equal(ask("a\0frog\u2028"), ask("a frog"))
+
+
+def test_weights_replaced_after_loading_do_not_name_what_the_old_ones_see(folder, eye, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    loaded = PickScore(copy)
+    shutil.rmtree(copy)
+    assert loaded.fingerprint == eye.fingerprint

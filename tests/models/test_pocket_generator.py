@@ -197,3 +197,53 @@ def test_progress_counts_pictures(tiny_generator, capsys):
     assert "5/5" in capsys.readouterr().err
     tiny_generator.generate(PROMPTS[:1], SEEDS[:1])
     assert capsys.readouterr().err == ""
+
+
+def test_weights_replaced_after_loading_do_not_name_what_the_old_ones_draw(tiny_world, tmp_path):
+    import shutil
+
+    folder = shutil.copytree(tiny_world / "generator", tmp_path / "generator")
+    loaded, known = Generator(folder, 2), Generator(tiny_world / "generator", 2)
+    shutil.rmtree(folder)
+    assert loaded.key("a frog", 1) == known.key("a frog", 1)
+
+
+# --- seeds and schedulers -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [2**64, 2**63, -1, -(2**32), 1.5, 7.0, float("nan"), float("inf"), "7", None, [7], np.float32(3)])
+def test_a_seed_that_is_no_whole_number_is_named(tiny_generator, seed):
+    for ask in (lambda: tiny_generator.key("a frog", seed), lambda: tiny_generator.generate(["a frog"], [seed])):
+        with pytest.raises(PromptlabError, match=r"The seed .* is no whole number from 0 to 2\*\*63 - 1. Give another") as error:
+            ask()
+        assert repr(seed)[:60] in str(error.value)
+
+
+def test_each_seed_has_a_picture_of_its_own(tiny_generator):
+    """PyTorch's generator on the CPU reads 32 bits of a seed and no more."""
+    seeds = [5, 5 + 2**32, 5 + 2**33, 5 + 2**40, 0, 2**32, 2**32 - 1, 2**63 - 1]
+    images = tiny_generator.generate(["a frog"] * len(seeds), seeds)
+    assert min(apart(images[i], images[j]) for i in range(len(seeds)) for j in range(i)) > 5
+    assert len({tiny_generator.key("a frog", s) for s in seeds}) == len(seeds)
+    assert alike(tiny_generator.generate(["a frog"], [np.uint64(5 + 2**40)]), images[3:4]), "the same again"
+
+
+def test_small_seeds_draw_what_diffusers_draws_of_them():
+    from promptlab.models.pocket_generator import randomness
+
+    for seed in (0, 7, 500_001, 2**32 - 1):
+        assert torch.equal(torch.randn(9, generator=randomness(seed)), torch.randn(9, generator=torch.Generator().manual_seed(seed)))
+
+
+@pytest.mark.parametrize("change", [{"use_karras_sigmas": True}, {"solver_order": 1}, {"beta_end": 0.03}, {"timestep_spacing": "trailing"},
+                                    {"trained_betas": np.linspace(1e-4, 0.02, 1000)}])  # fmt: skip
+def test_a_scheduler_changed_by_hand_has_another_key(tiny_generator, change):
+    own = tiny_generator.pipe.scheduler
+    before = tiny_generator.key("a frog", 1)
+    try:
+        tiny_generator.pipe.scheduler = type(own).from_config(own.config)
+        assert tiny_generator.key("a frog", 1) == before, "a copy is the same"
+        tiny_generator.pipe.scheduler = type(own).from_config(own.config, **change)
+        assert tiny_generator.key("a frog", 1) != before
+    finally:
+        tiny_generator.pipe.scheduler = own

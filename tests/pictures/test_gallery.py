@@ -284,3 +284,109 @@ def test_a_file_where_the_folder_should_be_is_named(tmp_path):
     (tmp_path / "cache").write_text("")
     with pytest.raises(PromptlabError, match="PROMPTLAB_HOME"):
         fake_gallery(tmp_path / "cache")
+
+
+# --- rows that are damaged in a sound file --------------------------------------------------------------------------
+
+DAMAGES = ["embedding = substr(embedding, 1, 4)", "embedding = substr(embedding, 1, 9)", "embedding = x'0000c07f0000c07f0000c07f0000c07f'", "embedding = x''",
+           "embedding = embedding || embedding", "embedding = 'text'", "embedding = 7", "embedding = null", "facts = '{'", "facts = '[1]'", "facts = '3'",
+           "facts = 'null'", "facts = null", "facts = x'ff'", "thumbnail = substr(thumbnail, 1, 150)", "thumbnail = 'text'", "thumbnail = x''"]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", DAMAGES)
+@pytest.mark.parametrize("where", ["where rowid = 2", ""], ids=["one row", "all rows"])
+def test_a_damaged_row_is_drawn_again(tmp_path, change, where):
+    gallery = fake_gallery(tmp_path)
+    ask = lambda: [np.asarray(getattr(gallery, what)(PROMPTS, SEEDS)) for what in ("embeddings", "facts", "pictures")]  # noqa: E731
+    before = ask()
+    gallery._write(f"update pictures set {change} {where}")
+    calls = len(gallery.generator.calls)
+    assert all(np.array_equal(a, b) for a, b in zip(ask(), before, strict=True)) and len(gallery.generator.calls) > calls
+    calls = len(gallery.generator.calls)
+    ask()
+    assert len(gallery.generator.calls) == calls, "and then it is whole"
+
+
+@pytest.mark.parametrize("fact", ['{}', '{"gold": "high"}', '{"gold": NaN, "subjects": ["ant", "fox"], "colour": "red", "medium": "photo", "background": "snow"}',
+                                  '{"gold": 5, "subjects": ["ant"], "colour": "red", "medium": "photo", "background": "snow"}',
+                                  '{"gold": 5, "subjects": ["ant", "fox"], "colour": 3, "medium": "photo", "background": "snow"}'])  # fmt: skip
+def test_facts_that_lack_something_are_drawn_again(gallery, fact):
+    before = gallery.facts(["a frog"], [1])
+    gallery._write("update pictures set facts = ?", [(fact,)])
+    assert gallery.facts(["a frog"], [1]) == before
+
+
+# --- two threads ----------------------------------------------------------------------------------------------------
+
+
+def test_two_threads_share_a_gallery_and_draw_one_after_the_other(tmp_path):
+    import threading
+
+    gallery, errors, inside = fake_gallery(tmp_path, batch=2), [], []
+    draw = gallery.generator.generate
+
+    def alone(prompts, seeds):
+        inside.append(len(inside))
+        assert len(inside) == 1, "a pipeline's scheduler has state: two threads would draw with one"
+        time.sleep(0.001)
+        inside.pop()
+        return draw(prompts, seeds)
+
+    gallery.generator.generate = alone
+
+    def work(start):
+        try:
+            for i in range(40):
+                prompts = [f"frog {start + i}"] * 5
+                found = gallery.embeddings(prompts, range(5))
+                assert found[:, 0].tolist() == [(len(prompts[0]) * 37 + s) % 251 for s in range(5)]
+                gallery.facts(["frog 0"], [0])
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(start,)) for start in (0, 20, 1000)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors and rows_and_health(tmp_path) == (100 * 5, "ok")
+
+
+def test_the_generator_is_loaded_once_however_many_threads_ask(tmp_path, monkeypatch):
+    import threading
+
+    from promptlab.pictures import gallery as module
+
+    loads = []
+    monkeypatch.setattr(module, "load_generator", lambda _: (time.sleep(0.05), loads.append(1), FakeGenerator())[2])
+    gallery = Gallery(FakePreset(), FakeClip(), tmp_path)
+    threads = [threading.Thread(target=gallery.embeddings, args=(["a frog"], [i])) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert loads == [1]
+
+
+# --- pictures that a safety checker blacked out ---------------------------------------------------------------------
+
+
+def prudish(folder):
+    gallery = fake_gallery(folder)
+    draw = gallery.generator.generate
+    gallery.generator.generate = lambda p, s: draw(p, s) * np.array(["dog" not in x for x in p], np.uint8)[:, None, None, None]
+    gallery.generator.blacked_out = lambda images: ~images.reshape(len(images), -1).any(1)
+    return gallery
+
+
+def test_a_blacked_out_picture_is_marked_and_the_mark_is_kept(tmp_path):
+    assert prudish(tmp_path).blacked_out(PROMPTS, SEEDS).tolist() == [False] * 4 + [True]
+    again = prudish(tmp_path)
+    assert again.blacked_out(PROMPTS, SEEDS).tolist() == [False] * 4 + [True] and not again.generator.calls
+    assert again.facts(PROMPTS, SEEDS)[3:] == [{}, {"blacked_out": True}]
+
+
+def test_without_a_checker_a_black_picture_is_a_picture(tmp_path):
+    gallery = prudish(tmp_path)
+    del gallery.generator.blacked_out
+    assert not gallery.blacked_out(PROMPTS, SEEDS).any()
