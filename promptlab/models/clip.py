@@ -20,14 +20,16 @@ def weights_in(folder, repair):
             f"{folder} holds a CLIP in the format of transformers (model.safetensors), and this course reads open_clip's. Name its twin for "
             "open_clip: 'timm/vit_large_patch14_clip_224.openai' is openai/clip-vit-large-patch14."
         )
+    if here and here[0].suffix == ".safetensors":
+        raise PromptlabError(
+            f"{folder} keeps its weights as {here[0].name}. If that is open_clip's, call it open_clip_model.safetensors, in a folder of its own; else {repair}"
+        )
     if here:
         raise PromptlabError(
-            f"{here[0]} holds the weights in another file than open_clip_model.safetensors. Convert them once, into a folder of their own: "
+            f"{folder} keeps its weights as {here[0].name}, a format that may carry code. Convert them once, into a folder of their own: "
             f"import torch, safetensors.torch; w = torch.load({str(here[0])!r}, weights_only=True, map_location='cpu'); w = w.get('state_dict', w); "
             "safetensors.torch.save_file({k.removeprefix('module.'): t.clone() for k, t in w.items()}, 'my-clip/open_clip_model.safetensors'); copy "
-            f"open_clip_config.json beside it, or name the architecture, and choose it: dataclasses.replace(preset(), clip='my-clip')."
-            if here[0].suffix != ".safetensors"
-            else f"{here[0]} is not called open_clip_model.safetensors. If it holds open_clip's weights, give it that name, in a folder of its own; {repair}"
+            "open_clip_config.json beside it, or name the architecture, and choose it: dataclasses.replace(preset(), clip='my-clip')."
         )
     return file
 

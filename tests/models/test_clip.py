@@ -71,8 +71,8 @@ def test_a_clip_in_other_files_says_what_it_is_and_how_to_convert(tmp_path, kind
     made = tiny_hub.save_clip(tmp_path / "made", 32)
     file, folder = made / "open_clip_model.safetensors", made
     tensors = load_file(file)
-    words = {"bin": "open_clip_pytorch_model.bin holds.*weights_only=True", "training": "epoch_3.pt holds.*weights_only=True",
-             "transformers": "format of transformers.*timm/", "other name": "model.safetensors is not called", "a file": "Convert them once",
+    words = {"bin": "as open_clip_pytorch_model.bin, a format.*weights_only=True", "training": "as epoch_3.pt, a format.*weights_only=True",
+             "transformers": "format of transformers.*timm/", "other name": "as model.safetensors. If that is open_clip's", "a file": "Convert them once",
              "empty": "open_clip_model.safetensors is missing"}[kind]  # fmt: skip
     if kind in ("bin", "training", "a file"):
         folder = made / {"bin": "open_clip_pytorch_model.bin", "training": "epoch_3.pt", "a file": "ViT.pt"}[kind]

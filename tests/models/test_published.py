@@ -1,9 +1,11 @@
 """Every repository of the table as it is published, from an empty cache: what is fetched is enough to load and to draw."""
 
 import dataclasses
+import json
 import shutil
 
 import hub
+import open_clip
 import published
 import pytest
 import tiny_hub
@@ -72,8 +74,6 @@ def test_a_published_pipeline_draws_from_an_empty_cache(repositories, monkeypatc
 
 
 def test_an_index_of_the_first_diffusers_names_a_class_that_is_gone(repositories, monkeypatch, empty):
-    import json
-
     old = repositories[V1_4] | {"model_index.json": json.dumps(published.OLD_INDEX).encode()}
     with hub.hub(monkeypatch, empty, {V1_4: old}):
         assert draw(PAPER)[1].std() > 1
@@ -129,8 +129,6 @@ def filled(names, folder) -> dict:
 
 def promptist(folder):
     """GPT-2 in the old files: weights as .bin, the tokenizer as vocab.json and merges.txt."""
-    import json
-
     tiny_hub.save_gpt2(folder, safe=False)
     words = json.loads((folder / "tokenizer.json").read_text())["model"]
     (folder / "vocab.json").write_text(json.dumps(words["vocab"])), (folder / "merges.txt").write_text("#version: 0.2\n")
@@ -165,6 +163,8 @@ def test_the_published_judges_and_heads_load_from_an_empty_cache(monkeypatch, em
         shutil.rmtree(empty, ignore_errors=True)
         with hub.hub(monkeypatch, empty, found | {pick: weights}):
             assert PickScore().embed_texts(["a frog"]).shape == (1, 8)
+    tiny = json.loads((eye / "open_clip_config.json").read_text())["model_cfg"]  # under the name of the big one
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, COLAB.clip_architecture, tiny)
     with hub.hub(monkeypatch, empty, found):
         assert load_aesthetic(COLAB)(Clip(clip, COLAB.clip_architecture).embed_texts(["a frog"])).shape == (1,)
 
