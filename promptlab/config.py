@@ -71,6 +71,7 @@ class Preset:
     # What only some presets have
     lora: int = 0  # rank of the low-rank adapters that SFT and PPO train in place of all weights; 0: all weights
     clip_architecture: str = ""  # open_clip's name for weights that come without a configuration; empty: the folder says it
+    generator_lora: str = ""  # an adapter for the generator, added into its weights: a folder, a file or a hub id; empty: none
     scheduler: str = ""  # name of a diffusers scheduler in place of the pipeline's own; empty: its own
     safety: str = ""  # where the safety checker comes from; empty switches it off: read SAFETY above first
     test_generator: str = ""  # the generator that evaluation draws with; empty: the same
@@ -219,6 +220,23 @@ PAPER = replace(
 PRESETS = {p.name: p for p in (POCKET, LAPTOP, COLAB, PAPER)}
 
 
+# Where a generator cannot be had any more: what draws in its place, in as few steps.
+SECOND = {
+    "stabilityai/sd-turbo": {
+        "generator": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        "generator_lora": "latent-consistency/lcm-lora-sdv1-5",  # teaches v1-5 to draw in four steps (Luo et al. 2023)
+        "scheduler": "LCMScheduler",
+        "steps": 4,
+        "guidance": 1.0,  # none: it is distilled into the adapter
+    }
+}
+
+
+def second_choice(chosen: Preset) -> Preset | None:
+    """The preset with the generator that stands in where its own cannot be had, or None where there is no other."""
+    return replace(chosen, **SECOND[chosen.generator]) if chosen.generator in SECOND else None
+
+
 def preset(name: str | None = None) -> Preset:
     """The preset of this name, else the one `PROMPTLAB_PRESET` names, else `pocket`.
 
@@ -244,5 +262,6 @@ def for_evaluation(chosen: Preset | None = None) -> Preset:
     if not chosen.test_generator:
         return chosen
     return replace(
-        chosen, generator=chosen.test_generator, steps=chosen.test_steps, guidance=chosen.test_guidance, scheduler=chosen.test_scheduler
-    )
+        chosen, generator=chosen.test_generator, generator_lora="", steps=chosen.test_steps, guidance=chosen.test_guidance,
+        scheduler=chosen.test_scheduler,
+    )  # fmt: skip

@@ -5,6 +5,7 @@ drawn from the very distribution that is scored: no top-k, no minimum length, no
 diverse beam; huggingface/trl documents the "negative KL" that such settings bring).
 """
 
+import inspect
 import zlib
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from promptlab.config import Preset, preset
-from promptlab.models.sources import fetch, language_files, local, package_file, tokenizer_files
-from promptlab.models.weights import reading_weights, whole_folder
+from promptlab.models.language import load_language
+from promptlab.models.sources import local, package_file
+from promptlab.models.weights import whole_folder
 from promptlab.prompts import clean_prompt
 from promptlab.runtime import PromptlabError, bar, device, home
 
@@ -54,8 +56,27 @@ class Policy:
 
     @cached_property
     def room(self):
-        """How many tokens the model can read and write together."""
-        return self.model.config.max_position_embeddings
+        """How many tokens the model can read and write together; some (BLOOM, Mamba) name no limit, then it is the tokenizer's, at most 2048."""
+        config = self.model.config.get_text_config()
+        told = [getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len", "seq_length")]
+        return next((n for n in told if isinstance(n, int) and n > 0), min(self.tokenizer.model_max_length, 2048))
+
+    @cached_property
+    def rows(self):
+        """How many tokens the model knows; a tokenizer may have a few more, such as a padding token that somebody added."""
+        return self.model.get_input_embeddings().weight.shape[0]
+
+    @cached_property
+    def opening(self):
+        """The token ids that the tokenizer puts before every text, such as a begin token: training sees them, so asking has them too."""
+        whole, plain = self.tokenizer.encode("a"), self.tokenizer.encode("a", add_special_tokens=False)
+        return next((whole[:i] for i in range(len(whole)) if whole[i : i + len(plain)] == plain), [])
+
+    def ids_of(self, text, after=""):
+        """The token ids of a text where it continues another one: some tokenizers begin every text with a space."""
+        before, whole = (self.tokenizer.encode(t, add_special_tokens=False) for t in (after, after + text))
+        ids = whole[len(before) :] if whole[: len(before)] == before else self.tokenizer.encode(text, add_special_tokens=False)
+        return [i for i in ids if i < self.rows]
 
     def encode(self, prompts, most):
         """Prompts with their mark as ids (n, length), padded on the left, and a bool mask; at most `most` tokens each.
@@ -64,12 +85,13 @@ class Policy:
         """
         import torch
 
-        mark = self.tokenizer.encode(MARK, add_special_tokens=False)
-        if most <= len(mark):
+        mark = self.ids_of(MARK, after="a")
+        left = most - len(self.opening) - len(mark)
+        if left <= 0:
             raise PromptlabError(
                 f"The model reads {self.room} tokens in all, which leaves {most} for the prompt. Ask for fewer new tokens, at most {self.room // 2}."
             )
-        texts = [self.tokenizer.encode(clean_prompt(p), add_special_tokens=False)[: most - len(mark)] + mark for p in prompts]
+        texts = [self.opening + self.ids_of(clean_prompt(p))[:left] + mark for p in prompts]
         width = max(map(len, texts))
         ids = torch.tensor([[self.end] * (width - len(t)) + t for t in texts])
         real = torch.tensor([[False] * (width - len(t)) + [True] * len(t) for t in texts])
@@ -81,18 +103,13 @@ class Policy:
         The same seed gives the same rewrites on the same machine. At most `new_tokens` tokens each.
         """
         import torch
-        from transformers import LogitsProcessorList
 
         ids, real = self.encode(prompts, self.room - new_tokens)
         start = ids.shape[1]
         # Not torch's own random state: all threads share that one, so a cell that draws would change a run in the background.
         drawing = [] if greedy else [draw(torch.Generator(ids.device).manual_seed(seed))]
         with torch.inference_mode():
-            # Every setting is named: a model's own generation config may hold a top-k or a repetition penalty.
-            ids = self.model.generate(
-                ids, attention_mask=real.long(), do_sample=False, logits_processor=LogitsProcessorList(drawing), min_length=0,
-                repetition_penalty=1.0, num_beams=1, max_new_tokens=new_tokens, eos_token_id=self.end, pad_token_id=self.end,
-            )  # fmt: skip
+            ids = self.generate(ids, real, drawing, max_new_tokens=new_tokens)
         ids = ids.clone()  # out of inference mode, so that training may use them
         # Padding is the end token too, so what is real follows from counting: everything up to the first end token.
         ends = (ids[:, start:] == self.end).cumsum(1)
@@ -100,14 +117,28 @@ class Policy:
         words = [
             self.tokenizer.decode(row[keep], skip_special_tokens=True).strip() for row, keep in zip(ids[:, start:], chosen, strict=True)
         ]
-        texts = [w or clean_prompt(p) for w, p in zip(words, prompts, strict=True)]
+        texts = [rewrite_or_prompt(w, p) for w, p in zip(words, prompts, strict=True)]
         return Rewrites(ids, torch.cat([real, chosen], 1), start, texts, ends[:, -1] > 0)
+
+    def generate(self, ids, real, drawing=(), **settings):
+        """Ask the model to go on, with these settings alone: ids (n, length) and a bool mask in, longer ids out.
+
+        It takes the likeliest token each time, after what the functions in `drawing` have made of the scores.
+
+        A folder's generation_config.json may hold a top-k, a penalty, forced tokens and thirty things more, and transformers
+        takes from there whatever a call leaves open: so the model gets an empty one.
+        """
+        from transformers import GenerationConfig, LogitsProcessorList
+
+        self.model.generation_config = GenerationConfig()
+        plain = GenerationConfig(eos_token_id=self.end, pad_token_id=self.end, **settings)
+        return self.model.generate(ids, attention_mask=real.long(), generation_config=plain, logits_processor=LogitsProcessorList(drawing))
 
     def encode_rewrites(self, prompts, rewrites) -> Rewrites:
         """Given rewrites as tokens behind their prompts, end token included: what somebody else wrote, ready to be scored."""
         import torch
 
-        tails = [self.tokenizer.encode(t, add_special_tokens=False) + [self.end] for t in rewrites]
+        tails = [self.ids_of(t, after=MARK) + [self.end] for t in rewrites]
         width = max(map(len, tails))
         ids, real = self.encode(prompts, self.room - width)
         tail = torch.tensor([t + [self.end] * (width - len(t)) for t in tails], device=ids.device)
@@ -170,8 +201,17 @@ def with_adapters(model, rank):
 
 
 def merged(model):
-    """The model with its adapters added into its weights: as large and as fast as before. Itself where it has none."""
-    return model.merge_and_unload() if has_adapters(model) else model
+    """The model with its adapters added into its weights, all of them free to train again. Itself where it has none."""
+    return model.merge_and_unload().requires_grad_(True) if has_adapters(model) else model
+
+
+def rewrite_or_prompt(words, prompt) -> str:
+    """What a model wrote, or the prompt itself where that is nothing to draw: empty, or control characters alone."""
+    try:
+        clean_prompt(words)
+    except PromptlabError:
+        return clean_prompt(prompt)
+    return words
 
 
 def log_probs(model, rewrites: Rewrites):
@@ -179,15 +219,18 @@ def log_probs(model, rewrites: Rewrites):
 
     Position ids count real tokens only, so that padding on the left changes nothing.
     """
-    logits = model(**inputs(rewrites)).logits[:, rewrites.start - 1 : -1].float()
+    logits = model(**inputs(rewrites, model)).logits[:, rewrites.start - 1 : -1].float()
     logs = logits.log_softmax(-1)
     return logs.gather(-1, rewrites.ids[:, rewrites.start :, None]).squeeze(-1), -(logs.exp() * logs).sum(-1)
 
 
-def inputs(rewrites: Rewrites) -> dict:
-    """What a causal model of transformers is called with to read these rewrites."""
-    positions = (rewrites.real.long().cumsum(1) - 1).clamp(min=0)
-    return {"input_ids": rewrites.ids, "attention_mask": rewrites.real.long(), "position_ids": positions, "use_cache": False}
+def inputs(rewrites: Rewrites, model) -> dict:
+    """What a causal model of transformers is called with to read these rewrites; some (BLOOM, MPT, Mamba) take no position ids."""
+    known = {"input_ids": rewrites.ids, "attention_mask": rewrites.real.long(), "use_cache": False}
+    plain = model.get_base_model() if has_adapters(model) else model
+    if "position_ids" in inspect.signature(plain.forward).parameters:
+        known["position_ids"] = (rewrites.real.long().cumsum(1) - 1).clamp(min=0)
+    return known
 
 
 PROMPTIST = "microsoft/Promptist"  # what the paper's authors published: GPT-2 after SFT and PPO, for Stable Diffusion v1-4
@@ -208,12 +251,9 @@ class Promptist(Policy):
         for i in bar(range(0, len(prompts), batch), desc="rewriting", disable=not progress):
             ids, real = self.encode(prompts[i : i + batch], self.room - 75)
             with torch.inference_mode():
-                out = self.model.generate(
-                    ids, attention_mask=real.long(), do_sample=False, num_beams=8, max_new_tokens=75, length_penalty=-1.0,
-                    eos_token_id=self.end, pad_token_id=self.end,
-                )  # fmt: skip
+                out = self.generate(ids, real, do_sample=False, num_beams=8, max_new_tokens=75, length_penalty=-1.0)
             words = [self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in out[:, ids.shape[1] :]]
-            texts += [w or clean_prompt(p) for w, p in zip(words, prompts[i : i + batch], strict=True)]
+            texts += [rewrite_or_prompt(w, p) for w, p in zip(words, prompts[i : i + batch], strict=True)]
         return texts
 
 
@@ -222,37 +262,7 @@ def load_policy(source) -> Policy:
 
     Raises `PromptlabError` where it is missing, damaged, no causal language model, or does not fit its tokenizer.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # it takes milliseconds
-    packed = package_file(source)
-    folder = packed.parent if packed else fetch(source, language_files)
-    options = {"local_files_only": True} | ({"gguf_file": packed.name} if packed else {})
-    # Old models come as .bin files only; transformers reads those as plain tensors (weights_only).
-    safe = {} if packed else {"use_safetensors": bool(list(folder.glob("*.safetensors"))) or not list(folder.glob("*.bin"))}
-    with reading_weights(folder, "train it again, or name the folder of another policy"):
-        model, found = AutoModelForCausalLM.from_pretrained(folder, dtype="float32", output_loading_info=True, **options, **safe)
-        tokens = folder
-        if not packed and not any(f.name.startswith(("tokenizer.", "vocab.", "spiece.")) for f in folder.iterdir()):
-            if source != PROMPTIST:  # which was published without a tokenizer: it has GPT-2's
-                raise PromptlabError(
-                    f"{folder} holds a model without a tokenizer. Put the tokenizer that it was trained with into that folder."
-                )
-            tokens = fetch("openai-community/gpt2", tokenizer_files)
-        tokenizer = AutoTokenizer.from_pretrained(tokens, **options)
-    if hasattr(model, "hf_quantizer"):  # unpacked to float32, so it can be trained; the trainer refuses whatever still says "quantized"
-        model.hf_quantizer.remove_quantization_config(model)
-    if found["missing_keys"]:
-        raise PromptlabError(
-            f"{folder} lacks weights of a {type(model).__name__}, such as {min(found['missing_keys'])!r}. Is it another kind of model?"
-        )
-    if len(tokenizer) > model.config.vocab_size:
-        raise PromptlabError(
-            f"The tokenizer in {tokens} has {len(tokenizer)} tokens, the model in {folder} knows {model.config.vocab_size}: they do not "
-            "belong together. Put the tokenizer that the model was trained with into its folder."
-        )
-    return (Promptist if source == PROMPTIST else Policy)(model, tokenizer)
+    return (Promptist if source == PROMPTIST else Policy)(*load_language(source))
 
 
 def own_policy(stage, chosen: Preset | None = None) -> Path:

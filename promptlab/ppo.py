@@ -133,7 +133,7 @@ class ValueModel(nn.Module):
 
     def forward(self, rewrites: Rewrites):
         """Values (n, length - start): what is expected before each token of the rewrite is chosen."""
-        hidden = self.body(**inputs(rewrites)).last_hidden_state[:, rewrites.start - 1 : -1]
+        hidden = self.body(**inputs(rewrites, self.body)).last_hidden_state[:, rewrites.start - 1 : -1]
         return self.head(hidden.float()).squeeze(-1)
 
 

@@ -71,10 +71,11 @@ else:
 
 
 def device():
-    """The torch device everything runs on: the first GPU if there is one, else the CPU."""
+    """The torch device everything runs on: the first GPU there is, NVIDIA's or AMD's, Intel's (xpu) or Apple's (mps), else the CPU."""
     import torch
 
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found = {"cuda": torch.cuda.is_available(), "xpu": torch.xpu.is_available(), "mps": torch.backends.mps.is_available()}
+    return torch.device(next((name for name, there in found.items() if there), "cpu"))
 
 
 class Hardware(NamedTuple):
@@ -99,6 +100,9 @@ def hardware() -> Hardware:
         dtype = torch.bfloat16 if fast else torch.float32
         reason = f"CPU with {torch.get_num_threads()} threads in {str(dtype)[6:]}, as PyTorch {torch.__version__} sees no GPU"
         return Hardware(where, dtype, reason)
+    if where.type != "cuda":  # what an operation lacks there runs on the CPU (promptlab/__init__.py), and float32 is what all of them know
+        name = {"mps": "an Apple GPU (mps)", "xpu": "an Intel GPU (xpu)"}[where.type]
+        return Hardware(where, torch.float32, f"{name} in float32, as not every operation knows a shorter format there")
     name, memory = torch.cuda.get_device_name(where), torch.cuda.get_device_properties(where).total_memory / 2**30
     # bfloat16 has float32's range, so nothing overflows; older GPUs (a T4) only emulate it, at a fraction of float16's speed.
     if torch.cuda.is_bf16_supported(including_emulation=False):
@@ -174,8 +178,8 @@ def free_memory():
         shell.push(dict.fromkeys(("_", "__", "___"), ""), interactive=False)  # flush() leaves them behind
     gc.collect()
     torch = sys.modules.get("torch")
-    if torch and torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    if torch and device().type != "cpu":
+        getattr(torch, device().type).empty_cache()
 
 
 @contextmanager

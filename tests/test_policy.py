@@ -96,6 +96,64 @@ def test_what_is_scored_is_what_is_sampled(policy):
     assert ((seen - expected).abs() < 4 * (expected * (1 - expected) / len(r)).sqrt() + 1e-9).all()
 
 
+POISON = (
+    {"min_p": 0.3}, {"typical_p": 0.3}, {"epsilon_cutoff": 0.1, "eta_cutoff": 0.1}, {"top_h": 0.4}, {"top_k": 2, "top_p": 0.5, "temperature": 0.3},
+    {"no_repeat_ngram_size": 1}, {"repetition_penalty": 3.0, "encoder_repetition_penalty": 3.0}, {"min_new_tokens": 2}, {"guidance_scale": 3.0},
+    {"sequence_bias": [[[0], 5.0]]}, {"suppress_tokens": [0, 1]}, {"begin_suppress_tokens": [0]}, {"bad_words_ids": [[0], [3, 4]]},
+    {"forced_bos_token_id": 2, "forced_eos_token_id": 10}, {"exponential_decay_length_penalty": [0, 9.0]}, {"num_beams": 3, "num_return_sequences": 2},
+    {"max_length": 3}, {"max_time": 1e-6}, {"stop_strings": ["frog"]}, {"eos_token_id": [0, 10]}, {"watermarking_config": {"bias": 5.0}},
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def exact(policy):
+    """The prompt's ids, and the model's own probability of each pair of first tokens: (11, 11), a pair that ends at once in its last row."""
+    ids, words = policy.encode(["a frog"], 30)[0], len(policy.tokenizer)
+    with torch.no_grad():
+        first = policy.model(ids).logits[0, -1].softmax(-1)
+        both = torch.cat([ids.repeat(words, 1), torch.arange(words)[:, None]], 1)
+        second = policy.model(both).logits[:, -1].softmax(-1)
+    second[policy.end] = torch.eye(words)[policy.end]  # what follows the end is padding
+    return first[:, None] * second
+
+
+def apart(found, exact):
+    """Total variation: the share of pairs that would have to change."""
+    counts = torch.zeros_like(exact)
+    counts.index_put_((found[:, 0], found[:, 1]), torch.ones(len(found)), accumulate=True)
+    return (counts / len(found) - exact).abs().sum().item() / 2
+
+
+@pytest.mark.parametrize("poison", POISON, ids=lambda p: next(iter(p)))
+def test_whatever_a_folder_says_about_generation_the_models_own_distribution_is_drawn(policy, exact, tmp_path, poison):
+    import json
+
+    policy.save(tmp_path)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"do_sample": True} | poison))
+    found = load_policy(tmp_path)
+    drawn, plain = (p.sample(["a frog"] * 2000, seed=1, new_tokens=2) for p in (found, policy))
+    assert apart(drawn.ids[:, drawn.start :], exact) < 0.09, "2,000 pairs of 121 kinds are .06 apart by chance"
+    assert torch.equal(drawn.ids, plain.ids) and found.rewrite(["a frog"]) == policy.rewrite(["a frog"])
+
+
+def test_that_distance_notices_what_such_a_setting_does(policy, exact):
+    """And a setting that comes later than loading, by hand, is left out as well."""
+    from transformers import GenerationConfig
+
+    ids, real = policy.encode(["a frog"], 30)
+    policy.model.generation_config = GenerationConfig(min_p=0.3)
+    poisoned = policy.model.generate(ids.repeat(4000, 1), attention_mask=real.long().repeat(4000, 1), do_sample=True, top_k=0, max_new_tokens=2, eos_token_id=policy.end, pad_token_id=policy.end)  # fmt: skip
+    assert apart(poisoned[:, ids.shape[1] :], exact) > 0.2
+    r = policy.sample(["a frog"] * 8000, seed=2, new_tokens=2)
+    assert apart(r.ids[:, r.start :], exact) < 0.05
+
+
+@pytest.mark.parametrize("nothing", ["", "\x01", "\u200b\u2060", " \n\t", "\ud800"])
+def test_a_rewrite_that_is_nothing_to_draw_is_the_prompt_itself(policy, monkeypatch, nothing):
+    monkeypatch.setattr(type(policy.tokenizer), "decode", lambda self, *a, **k: nothing)
+    assert policy.sample(["a  frog", "a castle"], seed=1, new_tokens=3).texts == ["a frog", "a castle"]
+
+
 def test_entropy_is_that_of_the_whole_distribution(policy):
     r = policy.sample(["a frog"], seed=0, new_tokens=4)
     with torch.no_grad():

@@ -86,6 +86,23 @@ def test_gpu_number_format_goes_by_capability(monkeypatch, native, dtype):
     assert "a GPU (16 GB)" in str(found) and "\n" not in str(found)
 
 
+@pytest.mark.parametrize("kind", ["mps", "xpu"])
+def test_gpus_of_other_makers_draw_in_float32(monkeypatch, kind):
+    """By a device that only says it is there; missing operations run on the CPU, which PyTorch must be told before it is imported."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.xpu, "is_available", lambda: kind == "xpu")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: kind == "mps")
+    found = runtime.hardware()
+    assert (found.device.type, found.dtype) == (kind, torch.float32) and f"({kind}) in float32" in str(found)
+    assert os.environ["PYTORCH_ENABLE_MPS_FALLBACK"] == "1"
+    emptied = []
+    monkeypatch.setattr(getattr(torch, kind), "empty_cache", lambda: emptied.append(kind))
+    runtime.free_memory()
+    assert emptied == [kind]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert runtime.device().type == "cuda", "first where there are two"
+
+
 @pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
 def test_without_a_gpu_the_cpu_says_which_numbers_it_likes(monkeypatch, native, dtype):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

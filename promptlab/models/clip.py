@@ -4,7 +4,32 @@ import numpy as np
 
 from promptlab.models.sources import clip_files, fetch, repair_for
 from promptlab.models.weights import check_weights, file_hash, reading_weights
-from promptlab.runtime import hardware
+from promptlab.runtime import PromptlabError, hardware
+
+
+def weights_in(folder, repair):
+    """The weights of an open_clip model in a folder; raises `PromptlabError` saying what lies there in their place, and how to convert it."""
+    file = folder / "open_clip_model.safetensors"
+    if file.exists() or not folder.exists():
+        return file
+    here = [folder] if folder.is_file() else sorted(f for f in folder.iterdir() if f.suffix in (".bin", ".pt", ".pth", ".ckpt", ".safetensors"))
+    if folder.is_dir() and (folder / "config.json").exists() and (folder / "model.safetensors").exists():
+        raise PromptlabError(
+            f"{folder} holds a CLIP in the format of transformers (model.safetensors), and this course reads open_clip's. Name its twin for "
+            "open_clip: 'timm/vit_large_patch14_clip_224.openai' is openai/clip-vit-large-patch14."
+        )
+    if here and here[0].suffix == ".safetensors":
+        raise PromptlabError(
+            f"{folder} keeps its weights as {here[0].name}. If that is open_clip's, call it open_clip_model.safetensors, in a folder of its own; else {repair}"
+        )
+    if here:
+        raise PromptlabError(
+            f"{folder} keeps its weights as {here[0].name}, a format that may carry code. Convert them once, into a folder of their own: "
+            f"import torch, safetensors.torch; w = torch.load({str(here[0])!r}, weights_only=True, map_location='cpu'); w = w.get('state_dict', w); "
+            "safetensors.torch.save_file({k.removeprefix('module.'): t.clone() for k, t in w.items()}, 'my-clip/open_clip_model.safetensors'); copy "
+            "open_clip_config.json beside it, or name the architecture, and choose it: dataclasses.replace(preset(), clip='my-clip')."
+        )
+    return file
 
 
 class Clip:
@@ -19,7 +44,7 @@ class Clip:
 
         self.folder, where = fetch(source, clip_files), hardware()
         repair = repair_for(self.folder, "clip")
-        self.files = check_weights(self.folder / "open_clip_model.safetensors", repair)
+        self.files = check_weights(weights_in(self.folder, repair), repair)
         own = not architecture or (self.folder / "open_clip_config.json").exists()
         name, weights = (f"local-dir:{self.folder}", None) if own else (architecture, str(self.files[0]))
         # A short hash of weights and settings, part of every cache key: of what is loaded here, not of what lies there later.

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from promptlab.config import Preset, preset
 from promptlab.models import sources
-from promptlab.models.weights import stored_numbers
+from promptlab.models.weights import reading_weights, stored_numbers
 from promptlab.runtime import PromptlabError, device
 
 TRAINED = 9  # copies of the policy's weights in float32: itself, reference, value model, and gradient and two moments of both trained ones
@@ -93,7 +93,8 @@ def language_shape(source) -> tuple:
     path = sources.local(source)
     if path is None:
         raise PromptlabError(f"The size of {source} is not known before it is downloaded. Download it and name its folder.")
-    config = AutoConfig.from_pretrained(path, local_files_only=True)
+    with reading_weights(path, "name the folder of another model"):
+        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     return config.hidden_size, config.num_hidden_layers, config.vocab_size
 
 

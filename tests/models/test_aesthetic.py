@@ -80,6 +80,30 @@ def test_the_laion_head_rates_as_numpy_does(published, tmp_path, form):
     assert torch.equal(rate(x), rate(x)), "no dropout when rating"
 
 
+@pytest.mark.parametrize("width", [512, 768, 1024])
+def test_laions_other_heads_rate_as_numpy_does(tmp_path, width):
+    """Its first, one layer (sa_0_4_vit_l_14_linear.pth), and the one with ReLU (ava+logos-l14-reluMSE.pth), by their published names."""
+    rng, sizes = np.random.default_rng(width), [width, 1024, 128, 64, 16, 1]
+    names = [f"layers.{i}" for i in (0, 3, 6, 9, 11)]
+    relu = {f"{n}.weight": rng.normal(0, (2 / a) ** 0.5, (b, a)) for n, a, b in zip(names, sizes, sizes[1:], strict=False)}
+    relu |= {f"{n}.bias": rng.normal(0, 0.1, b) for n, b in zip(names, sizes[1:], strict=True)}
+    first = {"weight": rng.normal(size=(1, width)), "bias": rng.normal(size=1)}
+    x = unit(width=width)
+    expected = x
+    for n in names:
+        expected = expected @ relu[f"{n}.weight"].T + relu[f"{n}.bias"]
+        expected = np.maximum(expected, 0) if n != names[-1] else expected
+    for tensors, values in ((relu, expected[:, 0]), (first, x @ first["weight"][0] + first["bias"])):
+        torch.save({k: torch.tensor(v, dtype=torch.float32) for k, v in tensors.items()}, tmp_path / "head.pth")
+        np.testing.assert_allclose(load_aesthetic(dataclasses.replace(COLAB, aesthetic=str(tmp_path / "head.pth")))(x).numpy(), values, atol=1e-4)
+
+
+def test_a_head_of_another_kind_is_named(tmp_path):
+    torch.save({"mlp.scale": torch.zeros(3)}, tmp_path / "head.pth")
+    with pytest.raises(PromptlabError, match="holds another kind of head .*'mlp.scale'.*linearMSE and reluMSE.*aesthetic="):
+        load_aesthetic(dataclasses.replace(COLAB, aesthetic=str(tmp_path / "head.pth")))
+
+
 def test_a_pth_with_code_in_it_is_refused_and_not_run(tmp_path):
     path = tmp_path / "head.pth"
 

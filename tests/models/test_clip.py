@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import open_clip
 import pytest
+import tiny_hub
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -82,3 +83,31 @@ def test_weights_replaced_after_loading_are_not_taken_for_those_that_look(tiny_w
     assert loaded.fingerprint != tiny_clip.fingerprint == Clip(folder).fingerprint
     shutil.rmtree(folder)
     assert loaded.fingerprint
+
+
+@pytest.mark.parametrize("kind", ["bin", "training", "transformers", "other name", "a file", "empty"])
+def test_a_clip_in_other_files_says_what_it_is_and_how_to_convert(tmp_path, kind):
+    """The lines that are given do convert: the folder they make is read."""
+    made = tiny_hub.save_clip(tmp_path / "made", 32)
+    file, folder = made / "open_clip_model.safetensors", made
+    tensors = load_file(file)
+    words = {"bin": "as open_clip_pytorch_model.bin, a format.*weights_only=True", "training": "as epoch_3.pt, a format.*weights_only=True",
+             "transformers": "format of transformers.*timm/", "other name": "as model.safetensors. If that is open_clip's", "a file": "Convert them once",
+             "empty": "open_clip_model.safetensors is missing"}[kind]  # fmt: skip
+    if kind in ("bin", "training", "a file"):
+        folder = made / {"bin": "open_clip_pytorch_model.bin", "training": "epoch_3.pt", "a file": "ViT.pt"}[kind]
+        torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in tensors.items()}} if kind == "training" else tensors, folder)
+        folder = folder if kind == "a file" else made
+    elif kind == "transformers":
+        folder = tiny_hub.save_pickscore(tmp_path / "transformers")
+    elif kind == "other name":
+        save_file(tensors, made / "model.safetensors")
+    file.unlink()
+    with pytest.raises(PromptlabError, match=words) as error:
+        Clip(folder)
+    if "Convert them once" in str(error.value):
+        (tmp_path / "my-clip").mkdir()
+        lines = str(error.value).split("of their own: ")[1].split("; copy")[0].replace("my-clip", str(tmp_path / "my-clip"))
+        exec(lines, {})
+        (tmp_path / "my-clip" / "open_clip_config.json").write_text((made / "open_clip_config.json").read_text())
+        assert Clip(tmp_path / "my-clip").embed_texts(["a frog"]).shape == (1, 32)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
 import numpy as np
@@ -184,6 +185,92 @@ def test_a_pipeline_that_does_not_read_text_is_refused(hub, tmp_path):
     (copy / "model_index.json").write_text(json.dumps(index | {"_class_name": "DDPMPipeline"}))
     with pytest.raises(PromptlabError, match=rf"{copy}.*generator="):
         load_generator(preset_for(copy))
+
+
+def changed(folder, file, **more):
+    """Another setting in a file of a pipeline; None takes one out."""
+    path = folder / file
+    kept = json.loads(path.read_text()) | more
+    path.write_text(json.dumps({k: v for k, v in kept.items() if v is not None}))
+
+
+@pytest.mark.parametrize("kind, channels, words", [("StableDiffusionInpaintPipeline", 9, "inpainting"), ("StableDiffusionPipeline", 9, "inpainting"),
+                                                   ("StableDiffusionInstructPix2PixPipeline", 8, "editing a picture"),
+                                                   ("StableDiffusionDepth2ImgPipeline", 5, "a depth map"), ("StableDiffusionUpscalePipeline", 7, "enlarging"),
+                                                   ("StableDiffusionPipeline", 12, "something else")])  # fmt: skip
+def test_a_unet_that_reads_more_than_noise_is_refused_before_anything_is_loaded(hub, tmp_path, kind, channels, words):
+    copy = shutil.copytree(hub / "sd", tmp_path / "copy")
+    shutil.rmtree(copy / "unet")
+    tiny_hub.unet(cross_attention_dim=16, in_channels=channels).save_pretrained(copy / "unet")
+    (copy / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"never read")
+    changed(copy, "model_index.json", _class_name=kind)
+    with pytest.raises(PromptlabError, match=f"{kind} whose UNet reads {channels} channels, not the 4 .*{words}.*Choose a Stable Diffusion"):
+        load_generator(preset_for(copy), torch.float32)
+
+
+@pytest.mark.parametrize("where", ["xl", "sd"])
+@pytest.mark.parametrize("gone", [[None, None], None], ids=["null", "absent"])
+def test_a_refiner_is_refused(hub, tmp_path, where, gone):
+    copy = shutil.copytree(hub / where, tmp_path / "copy")
+    changed(copy, "model_index.json", text_encoder=gone, tokenizer=gone)
+    shutil.rmtree(copy / "text_encoder"), shutil.rmtree(copy / "tokenizer")
+    with pytest.raises(PromptlabError, match="without a first text encoder: a refiner.*Choose a Stable Diffusion"):
+        load_generator(preset_for(copy), torch.float32)
+
+
+def test_a_pipeline_without_a_unet_is_told_before_its_gigabytes_are_read(hub, tmp_path):
+    copy = shutil.copytree(hub / "sd", tmp_path / "copy")
+    changed(copy, "model_index.json", unet=None, transformer=["diffusers", "SD3Transformer2DModel"], _class_name="StableDiffusion3Pipeline")
+    with pytest.raises(PromptlabError, match="holds a StableDiffusion3Pipeline, which has no UNet. Choose"):
+        load_generator(preset_for(copy), torch.float32)
+
+
+@pytest.mark.parametrize("name", ["v1-5-pruned.safetensors", "model.ckpt", "anime_v3.pt"])
+@pytest.mark.parametrize("form", ["file", "folder"])
+def test_a_single_file_says_how_to_make_a_folder_of_it(tmp_path, name, form):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(PromptlabError, match=f"{tmp_path / name} is a single-file checkpoint.*from_single_file.*save_pretrained.*generator='my-model'"):
+        load_generator(preset_for(tmp_path / name if form == "file" else tmp_path))
+
+
+@pytest.mark.parametrize("parts", [["unet"], ["text_encoder"], ["unet", "vae", "text_encoder"]], ids=len)
+def test_bin_weights_say_how_to_convert_and_that_works(hub, drawer, tmp_path, parts):
+    copy = shutil.copytree(hub / "sd", tmp_path / "copy")
+    for part in parts:
+        (file,) = (copy / part).glob("*.safetensors")
+        name = "pytorch_model.bin" if part == "text_encoder" else "diffusion_pytorch_model.bin"
+        torch.save(load_file(file), copy / part / name), file.unlink()
+    with pytest.raises(PromptlabError, match=f"copy/{min(parts)} holds its weights as .bin only.*may carry code. Convert") as error:
+        load_generator(preset_for(copy), torch.float32)
+    exec(str(error.value).split("once: ")[1].split(", and name")[0].replace("my-model", str(tmp_path / "my-model")), {})
+    assert (load_generator(preset_for(tmp_path / "my-model"), torch.float32).generate(["a frog"], [1]) == drawer.generate(["a frog"], [1])).all()
+
+
+def test_the_root_of_a_hub_cache_names_the_folder_inside(hub, tmp_path):
+    inside = tmp_path / "models--A--B" / "snapshots" / "abc"
+    shutil.copytree(hub / "sd", inside)
+    with pytest.raises(PromptlabError, match=f"keeps the model below snapshots/. Name this one: {inside}"):
+        load_generator(preset_for(tmp_path / "models--A--B"))
+    assert load_generator(preset_for(inside), torch.float32)
+
+
+@pytest.mark.parametrize("name, meant", [("DPMSolver++", "DPMSolver"), ("DPM++ 2M", ""), ("Euler", "Euler"), ("eulerdiscretescheduler", "Euler"),
+                                         ("StableDiffusionPipeline", ""), ("UNet2DConditionModel", ""), ("FlowMatchEulerDiscreteScheduler", "Euler")])  # fmt: skip
+@pytest.mark.parametrize("where", ["sd", "xl"])
+def test_a_misspelt_scheduler_names_those_that_fit(hub, where, name, meant):
+    with pytest.raises(PromptlabError, match=f"'{re.escape(name)}' is no scheduler that fits.*{meant}.*EulerDiscreteScheduler.*PNDMScheduler"):
+        load_generator(preset_for(hub / where, scheduler=name), torch.float32)
+
+
+@pytest.mark.parametrize("name", ["DDIMScheduler", "UniPCMultistepScheduler", "LCMScheduler", "EulerAncestralDiscreteScheduler"])
+def test_schedulers_that_fit_draw(hub, name):
+    assert load_generator(preset_for(hub / "sd", scheduler=name), torch.float32).generate(["a frog"], [1]).std() > 1
+
+
+@pytest.mark.parametrize("size, near", [(500, "496.*504"), (513, "512.*520"), (7, "=8"), (0, "=8"), (-8, "=8"), (512.5, "512.*520"), ("512", "512")])
+def test_a_size_that_is_no_multiple_of_eight_names_the_nearest(hub, size, near):
+    with pytest.raises(PromptlabError, match=f"Pictures of {size} pixels.*multiple of 8.*{near}"):
+        load_generator(preset_for(hub / "sd", image_size=size), torch.float32)
 
 
 @pytest.mark.parametrize("how", ["missing", "truncated", "foreign", "pickled"])

@@ -19,6 +19,15 @@ def numbers(model):
     return sum(p.numel() for p in model.parameters())
 
 
+def lcm_lora(unet):
+    """The adapter that LCM-LoRA adds to a UNet: rank 64 on every layer that diffusers' train_lcm_distill_lora_sd_wds.py names."""
+    from peft import LoraConfig
+
+    layers = "to_q to_k to_v to_out.0 proj_in proj_out ff.net.0.proj ff.net.2 conv1 conv2 conv_shortcut downsamplers.0.conv upsamplers.0.conv time_emb_proj"
+    unet.add_adapter(LoraConfig(r=64, target_modules=layers.split()))
+    return torch.nn.ParameterList(p for name, p in unet.named_parameters() if "lora_" in name)
+
+
 @pytest.fixture(scope="module")
 def meta():
     """Every model of the table, with full-size shapes and no memory."""
@@ -38,6 +47,7 @@ def meta():
             "trl-lib/ddpo-aesthetic-predictor": {"aesthetic": laion_head()},
             "openai-community/gpt2": {"language": GPT2LMHeadModel(GPT2Config())}, "microsoft/Promptist": {"language": GPT2LMHeadModel(GPT2Config())},
             "HuggingFaceTB/SmolLM2-135M-Instruct": {"language": LlamaForCausalLM(LlamaConfig(**SMOL))},
+            "latent-consistency/lcm-lora-sdv1-5": {"lora": lcm_lora(UNet2DConditionModel(sample_size=64, **UNETS[v1]))},
             "yuvalkirstain/PickScore_v1": {"clip": CLIPModel(pickscore_config())},
         }  # fmt: skip
 
@@ -85,6 +95,12 @@ def test_a_folder_is_counted_from_its_files(tiny_preset):
     )  # batch norms store more
     with pytest.raises(PromptlabError, match="size of some/model is not known"):
         memory.count("some/model", "language")
+
+
+def test_a_language_model_of_no_known_shape_ends_in_a_sentence(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(PromptlabError, match=str(tmp_path)):
+        memory.language_shape(str(tmp_path))
 
 
 def test_memory_grows_with_what_takes_it():

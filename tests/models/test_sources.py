@@ -2,6 +2,7 @@
 
 import hub
 import pytest
+from published import V1_FILES
 
 from promptlab.config import PRESETS
 from promptlab.models import sources
@@ -109,6 +110,29 @@ def test_a_token_is_never_printed(monkeypatch, tmp_path, capsys):
     assert "hf_secret" not in str(error.value) + "".join(capsys.readouterr())
 
 
+@pytest.mark.parametrize("how", ["environment", "login"])
+def test_a_hub_that_repeats_the_token_does_not_get_it_printed(monkeypatch, tmp_path, how):
+    """Neither in our sentence nor in the traceback that leads to it."""
+    import traceback
+
+    import huggingface_hub
+
+    if how == "environment":
+        monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    else:
+        monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_secret")
+
+    for error in (ValueError("refused: Bearer hf_secret"), OSError("hf_secret hf_secret")):
+
+        def repeat(*args, error=error, **kwargs):
+            raise error
+
+        monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", repeat)
+        with pytest.raises(PromptlabError, match=r"\*\*\*") as found:
+            sources.fetch("some/model", sources.language_files)
+        assert "hf_secret" not in "".join(traceback.format_exception(found.value))
+
+
 def test_a_repository_of_another_kind_is_refused(monkeypatch, tmp_path):
     with hub.hub(monkeypatch, tmp_path, {"some/data": {"README.md": b""}}), pytest.raises(PromptlabError, match="another kind of model"):
         sources.fetch("some/data", sources.head_files)
@@ -122,20 +146,13 @@ def test_what_can_be_no_id_is_told_from_what_is_missing(monkeypatch, tmp_path, n
 
 # --- which files ----------------------------------------------------------------------------------------------------
 
-V1_4 = ["README.md", "model_index.json", "scheduler/scheduler_config.json", "tokenizer/vocab.json", "tokenizer/merges.txt", "unet/config.json",
-        "unet/diffusion_pytorch_model.bin", "unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors",
-        "unet/diffusion_pytorch_model.non_ema.safetensors", "text_encoder/config.json", "text_encoder/model.safetensors", "vae/config.json",
-        "vae/diffusion_pytorch_model.fp16.safetensors", "safety_checker/config.json", "safety_checker/model.fp16.safetensors",
-        "safety_checker/model.safetensors", "feature_extractor/preprocessor_config.json", "sd-v1-4.ckpt"]  # fmt: skip
-
-
 def test_half_the_download_where_the_hub_has_it():
-    files = sources.pipeline_files(V1_4)
+    files = sources.pipeline_files(V1_FILES)
     assert [f for f in files if f.endswith("safetensors")] == [
-        "text_encoder/model.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors", "vae/diffusion_pytorch_model.fp16.safetensors"]  # fmt: skip
+        "text_encoder/model.fp16.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors", "vae/diffusion_pytorch_model.fp16.safetensors"]  # fmt: skip
     assert {"model_index.json", "tokenizer/merges.txt", "unet/config.json"} <= set(files)
     assert not any("safety" in f or f.endswith((".bin", ".ckpt")) for f in files)
-    assert set(sources.checker_files(V1_4)) == {
+    assert set(sources.checker_files(V1_FILES)) == {
         "safety_checker/config.json",
         "safety_checker/model.fp16.safetensors",
         "feature_extractor/preprocessor_config.json",
@@ -159,7 +176,7 @@ def test_every_model_of_a_preset_is_in_the_table_or_on_this_disk():
 
 def test_hub_ids_have_a_licence_and_a_revision():
     for source, model in sources.HUB.items():
-        assert model.licence and (model.revision == "main" or len(model.revision) == 40), source
+        assert model.licence and len(model.revision) == 40 and set(model.revision) <= set("0123456789abcdef"), source
 
 
 def test_each_hub_id_stands_once():

@@ -94,3 +94,32 @@ def test_a_model_that_cannot_be_had_is_named(tmp_path, chat_model):
     (tmp_path / "chat_template.jinja").unlink()
     with pytest.raises(PromptlabError, match="has no chat template"):
         instruct.instruct(str(tmp_path))
+
+
+def test_code_of_a_model_is_neither_run_nor_asked_about(tmp_path, chat_model, monkeypatch):
+    import json
+    import shutil
+
+    folder = shutil.copytree(chat_model[0], tmp_path / "own")
+    (folder / "m.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "my_lm", "auto_map": {"AutoConfig": "m.C", "AutoModelForCausalLM": "m.M"}}))
+    monkeypatch.setattr("builtins.input", lambda *a: pytest.fail("it asked"))
+    with pytest.raises(PromptlabError, match="cannot be loaded .*never run here"):
+        instruct.instruct(str(folder))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_token_is_never_printed(monkeypatch, tmp_path):
+    """A hub or a proxy that repeats what it was sent in its error: neither the sentence nor its traceback has it."""
+    import traceback
+
+    import transformers
+
+    def repeat(*args, **kwargs):
+        raise OSError("500 Server Error: refused Authorization: Bearer hf_secret")
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", repeat)
+    with pytest.raises(PromptlabError, match="'some/model' cannot be loaded") as error:
+        instruct.instruct("some/model")
+    assert "hf_secret" not in "".join(traceback.format_exception(error.value))
