@@ -126,12 +126,13 @@ class Policy:
         It takes the likeliest token each time, after what the functions in `drawing` have made of the scores.
 
         A folder's generation_config.json may hold a top-k, a penalty, forced tokens and thirty things more, and transformers
-        takes from there whatever a call leaves open: so the model gets an empty one.
+        takes from there whatever a call leaves open: so the model gets one that says how a text ends, and nothing else.
         """
         from transformers import GenerationConfig, LogitsProcessorList
 
-        self.model.generation_config = GenerationConfig()
-        plain = GenerationConfig(eos_token_id=self.end, pad_token_id=self.end, **settings)
+        ends = {"eos_token_id": self.end, "pad_token_id": self.end}
+        self.model.generation_config = GenerationConfig(**ends)  # saved with the model: elsewhere, too, it has to know when to stop
+        plain = GenerationConfig(**ends, **settings)
         return self.model.generate(ids, attention_mask=real.long(), generation_config=plain, logits_processor=LogitsProcessorList(drawing))
 
     def encode_rewrites(self, prompts, rewrites) -> Rewrites:

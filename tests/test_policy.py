@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import threading
 
 import pytest
@@ -286,3 +287,11 @@ def test_a_policy_that_cannot_be_saved_there_says_so(policy, tmp_path):
         with pytest.raises(PromptlabError, match=f"Could not write {folder}"):
             policy.save(folder)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_policy_that_has_written_is_saved_with_its_end_token(policy, tmp_path):
+    """Plain transformers reads there when to stop."""
+    policy.sample(["a frog"])
+    policy.save(tmp_path)
+    kept = json.loads((tmp_path / "generation_config.json").read_text())
+    assert kept["eos_token_id"] == kept["pad_token_id"] == policy.end
