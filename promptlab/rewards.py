@@ -15,6 +15,7 @@ from promptlab.runtime import REPAIR, PromptlabError, data_dir
 # What two pictures of one prompt differ by in the paper's setting (Stable Diffusion v1-4, ViT-L/14, LAION head), measured
 # from public score files: the yardstick that carries the paper's 20 and .28 over to another CLIP and another head.
 PAPER_SLOPE, PAPER_THRESHOLD, PAPER_RELEVANCE_SD, PAPER_AESTHETIC_SD = 20.0, 0.28, 0.017, 0.26
+PAPER_GAIN = 0.40  # of the paper's engineered prompts over plain words in aesthetic score: 5.87 - 5.47 (Hao et al. 2022, table 2)
 
 
 @dataclass
@@ -174,26 +175,32 @@ class Scorer:
         return mean_per_pair(promptist_reward(scores, self.calibration), scores)
 
 
-def calibrate(scorer, plain, seeds, progress=False) -> Calibration:
-    """Carry the paper's slope and threshold over to this CLIP and head, from plain pictures only.
+def calibrate(scorer, plain, seeds, engineered=None, progress=False) -> Calibration:
+    """Carry the paper's slope and threshold over to this CLIP and head, from pictures of plain prompts.
 
     The threshold is the median relevance of plain pictures; the slope makes one standard deviation of relevance between
-    pictures of one prompt worth .34, as the paper's 20 x .017; aesthetics are scaled to the paper's noise of .26.
+    pictures of one prompt worth .34, as the paper's 20 x .017; aesthetics are scaled to the paper's noise of .26. Where pictures
+    of one prompt are far more alike than in the paper, such noise is no yardstick for a gain: with `engineered` prompts, one for each
+    plain one, both terms are scaled alike so that what engineering gains in aesthetics is worth .40, as in the paper.
     """
     if len(seeds) < 2:
         raise PromptlabError(f"calibrate() measures how pictures of one prompt differ: give it at least two seeds, not {list(seeds)}.")
-    s = scorer.score(plain, plain, seeds, progress)
-    whole = s.counted().view(len(plain), len(seeds)).all(1)  # prompts of which nothing was blacked out
+    s = scorer.score(plain, engineered or plain, seeds, progress)
+    counted = s.counted()
+    whole = counted.view(len(plain), len(seeds)).all(1)  # prompts of which nothing was blacked out
     if not whole.any():
         raise PromptlabError(f"The safety checker blacked out a picture of each of {len(plain)} prompts. Calibrate on others, or on more.")
 
     def within(values):
         return float(values.view(len(plain), len(seeds))[whole].var(1).mean().sqrt())
 
+    scale, unit = PAPER_AESTHETIC_SD / within(s.aesthetic_plain), 1.0
+    if engineered:
+        unit = PAPER_GAIN / float((s.aesthetic - s.aesthetic_plain)[counted].mean()) / scale
     return Calibration(
-        relevance_slope=PAPER_SLOPE * PAPER_RELEVANCE_SD / within(s.relevance),
-        relevance_threshold=float(s.relevance[s.counted()].median()),
-        aesthetic_scale=PAPER_AESTHETIC_SD / within(s.aesthetic),
+        relevance_slope=unit * PAPER_SLOPE * PAPER_RELEVANCE_SD / within(s.relevance_plain),
+        relevance_threshold=float(s.relevance_plain[counted].median()),
+        aesthetic_scale=unit * scale,
     )
 
 

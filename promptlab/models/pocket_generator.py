@@ -50,7 +50,7 @@ class Generator:
     `dtype` is the number format of text encoder and UNet, by default what `hardware()` found to be fast.
     """
 
-    def __init__(self, folder, steps=8, guidance=3.5, batch=32, dtype=None):
+    def __init__(self, folder, steps=2, guidance=1.0, batch=32, dtype=None):
         from diffusers import AutoencoderTiny, StableDiffusionPipeline, UNet2DConditionModel
         from diffusers.utils import logging
         from transformers import CLIPTextModel

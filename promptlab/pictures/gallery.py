@@ -140,7 +140,7 @@ class Gallery:
         for image in images:
             picture, buffer = Image.fromarray(image), io.BytesIO()
             picture.thumbnail((THUMBNAIL, THUMBNAIL))
-            picture.save(buffer, "PNG")
+            picture.save(buffer, "PNG", compress_level=1)  # a quarter of the time for a tenth more bytes
             small.append(buffer.getvalue())
         rows = [(k, e.astype(np.float32).tobytes(), json.dumps(f), t) for k, e, f, t in zip(keys, embeddings, facts, small, strict=True)]
         self._write("insert or replace into pictures values (?, ?, ?, ?)", rows)

@@ -1,13 +1,14 @@
-"""Stage (a): pictures to 16 x 16 x 16 latents and back, with diffusers' AutoencoderTiny."""
+"""Pictures to 16 x 16 x 16 latents and back, with diffusers' AutoencoderTiny."""
 
 import json
 
 import torch
 
-from promptlab.pocket.training import mixed, train
+from promptlab.pocket.training import mixed, on_device, train
 from promptlab.runtime import bar, device
 
-STEPS, POLISH, BATCH = 5000, 4500, 24
+BOX, POLISH = 0.14, 0.06  # shares of the build's time
+BATCH = {"cpu": 24, "cuda": 64}
 
 
 def new_autoencoder():
@@ -15,7 +16,7 @@ def new_autoencoder():
     from diffusers import AutoencoderTiny
 
     return AutoencoderTiny(
-        encoder_block_out_channels=(32, 32, 32, 32),
+        encoder_block_out_channels=(48, 48, 48, 48),  # wider than the decoder: drawing never encodes
         decoder_block_out_channels=(32, 32, 32, 32),
         num_encoder_blocks=(0, 0, 1, 2),
         num_decoder_blocks=(2, 1, 1, 0),
@@ -24,14 +25,14 @@ def new_autoencoder():
 
 
 def to_tensor(images):
-    """uint8 (n, h, w, 3) to float (n, 3, h, w) in -1..1 on the device."""
-    return torch.from_numpy(images).to(device()).permute(0, 3, 1, 2).float() / 127.5 - 1
+    """uint8 (n, h, w, 3), an array or a tensor, to float (n, 3, h, w) in -1..1 on the device."""
+    return torch.as_tensor(images).to(device()).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def fit(images, folder, steps=STEPS):
+def fit(images, folder, steps=None):
     """Train on rendered pictures (n, 128, 128, 3) uint8: L1 + mean squared error, a little latent noise."""
     torch.manual_seed(0)
-    vae = new_autoencoder()
+    vae, images = new_autoencoder(), on_device(images)
 
     def loss_of(indices):
         x = to_tensor(images[indices])
@@ -39,32 +40,35 @@ def fit(images, folder, steps=STEPS):
         y = vae.decoder(z + 0.05 * z.detach().std() * torch.randn_like(z)).float()
         return (y - x).abs().mean() + 2 * (y - x).pow(2).mean() + 0.001 * z.float().pow(2).mean()
 
-    return train("autoencoder", folder, steps, {"vae": vae}, loss_of, 2e-3, BATCH, len(images), ema=("vae",), log=folder / "log.txt")["vae"]
+    return train("autoencoder", folder, BOX, {"vae": vae}, loss_of, 2e-3, BATCH[device().type], len(images), ema=("vae",), steps=steps)["vae"]
 
 
-def polish(vae, images, folder, steps=POLISH):
-    """Train only the decoder a little longer, for squared error: the latents, and so the denoiser, stay as they are.
+def polish(vae, images, folder, steps=None):
+    """Train only the decoder longer, for squared error: the latents, and so the denoiser, stay as they are.
 
-    Stable Diffusion's own autoencoder was finished this way (stabilityai/sd-vae-ft-mse).
+    Stable Diffusion's own autoencoder was finished this way (stabilityai/sd-vae-ft-mse). A drawn latent is never exact, so
+    noise of 0 to .2 of the latents' standard deviation is what the decoder learns to look through.
     """
-    vae.requires_grad_(False)
+    vae.to(device()).requires_grad_(False)
     vae.decoder.requires_grad_(True)
+    images = on_device(images)
 
     def loss_of(indices):
         x = to_tensor(images[indices])
         with torch.no_grad():
             z = vae.encoder(x)
-        y = vae.decoder(z + 0.02 * z.std() * torch.randn_like(z)).float()
+        amount = 0.2 * torch.rand(len(z), 1, 1, 1, device=z.device) ** 2
+        y = vae.decoder(z + amount * z.std() * torch.randn_like(z)).float()
         return 4 * (y - x).pow(2).mean() + 0.2 * (y - x).abs().mean()
 
     vae.decoder = train(
-        "decoder", folder, steps, {"decoder": vae.decoder}, loss_of, 1e-3, BATCH, len(images), ema=("decoder",), log=folder / "log.txt"
+        "decoder", folder, POLISH, {"decoder": vae.decoder}, loss_of, 1e-3, BATCH[device().type], len(images), ema=("decoder",), steps=steps
     )["decoder"]
     return vae
 
 
 @torch.no_grad()
-def encode_all(vae, images, factor_file, batch=100):
+def encode_all(vae, images, factor_file, batch=200):
     """Latents of all pictures as float16 (n, 16, 16, 16), scaled to standard deviation 1; the factor goes to `factor_file`."""
     out = torch.empty(len(images), 16, 16, 16, dtype=torch.float16)
     for i in bar(range(0, len(images), batch), desc="latents"):

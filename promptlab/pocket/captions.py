@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from string import ascii_lowercase
 
 from promptlab.pocket.pictures import COLOURS, Picture
 from promptlab.pocket.subjects import SUBJECTS, with_article
@@ -42,9 +43,10 @@ PLACEBO_WORDS = ("masterpiece", "trending on artstation", "8k", "award winning",
                  "ultra hd", "beautiful", "featured on deviantart")  # fmt: skip
 OPENINGS = ("a picture of", "an image of", "there is", "this is", "we see", "a view of")
 
-# How often a true attribute goes unmentioned. A photo on a plain background is what people do not bother to name; an
-# unusual picture nearly always says what it is, so a bare noun draws the dull mixture and not, now and then, a silhouette.
-UNSAID = {"photo": 0.5, "plain": 0.6, "medium": 0.04, "background": 0.05, "effect": 0.08}
+# How often a true attribute goes unmentioned: only a photo, and only a plain background, are what people do not bother to
+# name. Whatever else a picture has is said, so a bare noun means one dull photo, and every prompt has a handful of true
+# pictures (`pictures.variants`) that a drawn one can be measured against.
+UNSAID = {"photo": 0.5, "plain": 0.6}
 # CLIP's captions drop everything independently of the picture: were bare captions mostly dull pictures, as they are for
 # the generator, a bare noun would come to mean "dull" and relevance would punish beauty.
 INDEPENDENT = {"medium": 0.45, "background": 0.45, "effect": 0.45, "colour": 0.25, "one of two": 0.2, "all": 0.2}
@@ -52,20 +54,24 @@ INDEPENDENT = {"medium": 0.45, "background": 0.45, "effect": 0.45, "colour": 0.2
 
 def is_dull(picture: Picture) -> bool:
     """Whether people would caption this with the bare noun: a photo, plain background, nothing done to it."""
-    return (picture.medium, picture.background) == ("photo", "plain") and picture.effects in ((), ("muted",))
+    return (picture.medium, picture.background, picture.effects) == ("photo", "plain", ())
 
 
 def claim_as_people(picture: Picture, rng) -> Picture:
     """What the generator's caption says of a picture: the same picture with None for what goes unsaid."""
     if is_dull(picture) and rng.random() < 0.8:
-        return replace(picture, medium=None, background=None, effects=())
-    said = lambda value, group: rng.random() >= UNSAID.get(value, UNSAID[group])  # noqa: E731
+        return replace(picture, medium=None, background=None)
+    said = lambda value: rng.random() >= UNSAID.get(value, 0)  # noqa: E731
     return replace(
         picture,
-        medium=picture.medium if said(picture.medium, "medium") else None,
-        background=picture.background if said(picture.background, "background") else None,
-        effects=tuple(e for e in picture.effects if said(e, "effect")),
+        medium=picture.medium if said(picture.medium) else None,
+        background=picture.background if said(picture.background) else None,
     )
+
+
+def meant_by(claim: Picture) -> Picture:
+    """The picture that a claim of `claim_as_people` means: what it leaves unsaid is a photo on a plain background."""
+    return replace(claim, medium=claim.medium or "photo", background=claim.background or "plain")
 
 
 def claim_independently(picture: Picture, rng) -> Picture:
@@ -97,8 +103,17 @@ def a_medium(words: str) -> str:
     return f"{'an' if words[0] in 'aeio8' else 'a'} {words}"
 
 
-def caption(claim: Picture, rng, placebo=0.3) -> str:
-    """Write one caption that says exactly what `claim` holds, in a random wording. `rng` is a `random.Random`."""
+def rubbish(rng) -> str:
+    """Up to four words that mean nothing: what else stands around a caption, as a learner of pictures sees it."""
+    return " ".join("".join(rng.choices(ascii_lowercase, k=rng.randint(2, 6))) for _ in range(rng.randint(0, 4)))
+
+
+def caption(claim: Picture, rng, placebo=0.3, noisy=0.0) -> str:
+    """Write one caption that says exactly what `claim` holds, in a random wording. `rng` is a `random.Random`.
+
+    `placebo` is how often it carries words that change nothing, `noisy` how often the content stands among words that mean
+    nothing: who learns from those draws and recognises "a frog" also in a sentence of words it never read.
+    """
     medium = rng.choice(MEDIUM_WORDS[claim.medium]) if claim.medium else None
     said = [rng.choice(EFFECT_WORDS[effect]) for effect in claim.effects]
     said += [rng.choice(BACKGROUND_WORDS[claim.background])] if claim.background else []
@@ -109,6 +124,8 @@ def caption(claim: Picture, rng, placebo=0.3) -> str:
         text = f"{rng.choice(OPENINGS)} {text}"
     elif form < 0.37 and medium:
         text, medium = f"{a_medium(medium)} of {text}", None
+    if noisy and rng.random() < noisy:
+        text = " ".join(f"{rubbish(rng)} {text} {rubbish(rng)}".split())
     said += [medium] if medium else []
     said += rng.sample(PLACEBO_WORDS, rng.choice((1, 1, 2))) if rng.random() < placebo else []
     rng.shuffle(said)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from scipy.stats import rankdata, spearmanr
 
-from promptlab.pocket import suffixes
+from promptlab.pocket import fidelity, suffixes
 from promptlab.pocket.captions import MEDIUM_WORDS, caption, claim_as_people
 from promptlab.pocket.clip import encode_attributes, true_of
 from promptlab.pocket.judge import look, name, shows
@@ -17,7 +17,7 @@ from promptlab.pocket.pairs import render_all, sample_pictures
 from promptlab.pocket.pictures import COLOURS, HARMFUL, MEDIA
 from promptlab.pocket.subjects import SUBJECTS, with_article
 from promptlab.pocket.taste import gold, truth_as_seen
-from promptlab.runtime import hardware, write_atomically
+from promptlab.runtime import device, hardware, write_atomically
 
 COMMAND = "python -m promptlab.pocket card"
 FINE = {"pixel art", "stained glass"}  # swallow a pair
@@ -160,10 +160,10 @@ def hits_among_100(scorer, claims, texts, images, rng):
 
 
 def timing(generator):
-    """Milliseconds a picture at 8 steps with guidance, beside the bare calls of UNet and decoder in the same run."""
-    n = generator.batch
+    """Milliseconds a picture as the preset draws it, beside the bare calls of UNet and decoder in the same run."""
+    n, passes = generator.batch, 2 if generator.guidance > 1 else 1  # guidance asks the UNet twice a step
     prompts, pipe = [with_article(s) for s in SUBJECTS[:n]], generator.pipe
-    x, states = torch.randn(2 * n, 16, 16, 16), generator.encode([prompts[0]]).expand(2 * n, -1, -1)
+    x, states = torch.randn(passes * n, 16, 16, 16, device=pipe.device), generator.encode([prompts[0]]).expand(passes * n, -1, -1)
 
     def clock(call):
         call()
@@ -179,7 +179,7 @@ def timing(generator):
         decoder = clock(lambda: pipe.vae.decode(x[:n]))
     whole = clock(lambda: generator.generate(prompts, range(n)))
     return [
-        record("milliseconds a picture, 8 steps with guidance", whole),
+        record(f"milliseconds a picture, {generator.steps} steps", whole, "<= 45"),
         record("of it: bare UNet calls", unet),
         record("of it: decoder", decoder),
         record("everything else on top, %", 100 * (whole / (unet + decoder) - 1), "<= 10"),
@@ -216,6 +216,29 @@ def taste(where, result):
     return [r | {"note": result["fixed suffix"]} if r["name"].endswith(": fixed") else r for r in out]
 
 
+def fidelity_to_truth(generator, vae):
+    """How close drawn pictures come to true ones, beside what the autoencoder alone makes of these."""
+    found = fidelity.measure(generator, vae)
+    plain, out = found["plain"], []
+    out.append(record("drawn plain prompts: nearest true picture, SSIM", plain["ssim"], ">= 0.9"))
+    out.append(record("drawn plain prompts: nearest true picture, dB", plain["psnr"], ">= 25"))
+    out.append(record("drawn plain prompts: worst tenth of nouns, SSIM", plain["worst"], ">= 0.82"))
+    for group, bar in (("styled", "<= 0.08"), ("coloured", "<= 0.08"), ("pairs", "<= 0.12")):
+        out.append(record(f"drawn {group}: nearest true picture, SSIM", found[group]["ssim"]))
+        out.append(record(f"drawn {group}: worst tenth of nouns, SSIM", found[group]["worst"]))
+        out.append(record(f"drawn {group}: SSIM that the autoencoder alone has more", found[group]["autoencoder"] - found[group]["ssim"], bar))
+    out.insert(3, record("autoencoder on the same plain pictures, SSIM", plain["autoencoder"]))
+    return out
+
+
+def kindness(generator, judge):
+    """How often the judge names a subject where a person finds none."""
+    seen = {way: name(look(judge, images)) for way, images in fidelity.nameless(generator).items()}
+    every = [bool(fact["subjects"]) for facts in seen.values() for fact in facts]
+    out = [record("pictures of nothing: the judge names a subject, %", share(every), "<= 10")]
+    return out + [record(f"pictures of nothing: {way}, %", share([bool(f["subjects"]) for f in facts])) for way, facts in seen.items()]
+
+
 def measure(out, preset, folder):
     """All records of the world in folder `out`, which `preset` names; pictures are remembered in `folder`."""
     from diffusers import AutoencoderTiny
@@ -224,7 +247,8 @@ def measure(out, preset, folder):
 
     scorer = Scorer(preset, folder)
     vae = AutoencoderTiny.from_pretrained(out / "generator" / "vae").eval()
-    records = timing(scorer.gallery.generator)
+    records = timing(scorer.gallery.generator) + fidelity_to_truth(scorer.gallery.generator, vae.to(device()))
+    records += kindness(scorer.gallery.generator, scorer.gallery.judge.model)
     records += renders(vae, scorer.gallery.judge, scorer.rate, scorer.clip)
     return records + drawn(scorer.gallery) + relevance_and_taste(scorer) + taste_on_renders() + taste_on_drawn(scorer.gallery)
 
@@ -239,7 +263,7 @@ def publish(out, records):
     weights = (
         sum(f.stat().st_size for part in ("generator", "clip", "aesthetic", "judge") for f in (out / part).rglob("*.safetensors")) / 1e6
     )
-    records = [*records, record("all weights of the world together, MB", weights, "<= 45")]
+    records = [*records, record("all weights of the world together, MB", weights, "<= 64")]
     write_atomically(out / "card.json", json.dumps(records, indent=1))
     rows = ["| measured | value | bar | met |", "|---|---|---|---|"]
     for item in records:
@@ -248,8 +272,6 @@ def publish(out, records):
             f"| {item['name']} | {item['value']:.3f}{interval} | {item['bar'] or ''} | {('yes' if meets(item) else '**no**') if item['bar'] else ''} |"
         )
     text = CARD.format(subjects=len(SUBJECTS), table="\n".join(rows), date=datetime.date.today(), hardware=hardware(), command=COMMAND)
-    notes = out / "history.md"  # what the person who trained these weights has to say about them, if anything
-    text += "\n" + notes.read_text(encoding="utf8") if notes.exists() else ""
     write_atomically(out / "README.md", text)
 
 

@@ -1,4 +1,4 @@
-"""Stage (b): a tokenizer and a small CLIP of open_clip's own classes, trained on renders at 64 x 64."""
+"""A tokenizer and a small CLIP of open_clip's own classes, trained on renders at 64 x 64."""
 
 import copy
 import json
@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from promptlab.pocket.captions import caption, claim_as_people, claim_independently
 from promptlab.pocket.pictures import BACKGROUNDS, COLOURS, EFFECTS, MEDIA
 from promptlab.pocket.subjects import SUBJECTS
-from promptlab.pocket.training import train
+from promptlab.pocket.training import on_device, train
 from promptlab.runtime import bar, device
 
-FIRST, SECOND, BATCH, SMALL, CONTEXT = 1000, 3500, 256, 64, 48
+FIRST, SECOND, BATCH, SMALL, CONTEXT = 0.03, 0.06, 256, 64, 48  # the first two are shares of the build's time
 EOS = "<|endoftext|>"
 
 
@@ -57,11 +57,11 @@ def tokenize(tokenizer, texts):
     return tokenizer(texts, padding="max_length", truncation=True, max_length=CONTEXT, return_tensors="pt").input_ids
 
 
-def captions_for(pictures, seed, claim_of):
-    """One claim and one caption per picture, from one seed."""
+def captions_for(pictures, seed, claim_of, noisy=0.0):
+    """One claim and one caption per picture, from one seed; `noisy` as in `caption`."""
     rng = random.Random(seed)
     claims = [claim_of(picture, rng) for picture in pictures]
-    return claims, [caption(claim, rng) for claim in claims]
+    return claims, [caption(claim, rng, noisy=noisy) for claim in claims]
 
 
 def caption_corpus(pictures):
@@ -87,7 +87,7 @@ def encode_attributes(pictures):
 
 
 def true_of(claims, pictures):
-    """Which claims hold of which pictures: bool (n, m) from two `encode_attributes` arrays."""
+    """Which claims hold of which pictures: bool (n, m) from two `encode_attributes` arrays or tensors."""
     c, p = claims[:, None], pictures[None]
     has = lambda subject: (subject == p[..., 0]) | (subject == p[..., 1])  # noqa: E731
     right = has(c[..., 0]) & ((c[..., 1] < 0) | has(c[..., 1]))
@@ -100,9 +100,9 @@ def shrink(images, batch=2000):
     """uint8 (n, 128, 128, 3) to (n, 64, 64, 3), with the antialiased bilinear filter of open_clip's preprocessing."""
     out = np.empty((len(images), SMALL, SMALL, 3), np.uint8)
     for i in bar(range(0, len(images), batch), desc="shrink"):
-        x = torch.from_numpy(images[i : i + batch]).permute(0, 3, 1, 2).float()
+        x = torch.from_numpy(np.array(images[i : i + batch])).to(device()).permute(0, 3, 1, 2).float()
         x = F.interpolate(x, size=SMALL, mode="bilinear", antialias=True)
-        out[i : i + batch] = x.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+        out[i : i + batch] = x.round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
     return out
 
 
@@ -130,49 +130,36 @@ def contrastive_loss(image, text, scale, also_true):
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-def encode_short(model, tokens):
-    """`model.encode_text(tokens, normalize=True)` without the padding, which a causal tower never looks at: half the time."""
+def encode_short(model, tokens, longest):
+    """`model.encode_text(tokens, normalize=True)` of texts of up to `longest` tokens: a causal tower never looks at the padding behind."""
     end = tokens.argmax(1)  # the end token has the highest id
-    longest = int(end.max()) + 1
     x = model.token_embedding(tokens[:, :longest]) + model.positional_embedding[:longest]
     x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:longest, :longest]))
-    return F.normalize(x[torch.arange(len(x)), end] @ model.text_projection, dim=-1)
+    return F.normalize(x[torch.arange(len(x), device=x.device), end] @ model.text_projection, dim=-1)
 
 
 def fit(pictures, small, tokenizer, folder, start=None, steps=None):
-    """Train CLIP on renders (n, 64, 64, 3) uint8 and three rounds of independently dropped captions.
+    """Train CLIP on renders (n, 64, 64, 3) uint8 and a caption of each, attributes dropped independently.
 
     Without `start`, a short first course: enough for a text tower that tells subjects apart, which is what the denoiser
     starts from. With `start`, the long second course that makes that model a good measure of relevance and beauty.
     """
     torch.manual_seed(0)
     seed = 1 if start else 0  # the second course sees other batches
-    model, facts = copy.deepcopy(start).requires_grad_(True) if start else new_clip(len(tokenizer)), encode_attributes(pictures)
-    name, steps = ("clip-second", steps or SECOND) if start else ("clip", steps or FIRST)
-    rounds = [captions_for(pictures, 40 + r, claim_independently) for r in range(3)]
-    claims = np.concatenate([encode_attributes(c) for c, _ in rounds])
-    tokens = torch.cat([tokenize(tokenizer, texts) for _, texts in rounds])
+    model = copy.deepcopy(start).requires_grad_(True) if start else new_clip(len(tokenizer))
+    name, box = ("clip-second", SECOND) if start else ("clip", FIRST)
+    claims, texts = captions_for(pictures, 40 + seed, claim_independently, noisy=0.15)
+    tokens = tokenize(tokenizer, texts).to(device())
+    longest, small = int(tokens.argmax(1).max()) + 1, on_device(small)
+    claims, facts = on_device(encode_attributes(claims)), on_device(encode_attributes(pictures))
 
-    def loss_of(indices):
-        which = indices % len(pictures)
-        x = torch.from_numpy(small[which]).to(device()).permute(0, 3, 1, 2).float() / 127.5 - 1
-        image, text = model.encode_image(augment(x), normalize=True), encode_short(model, tokens[indices].to(device()))
-        also_true = torch.from_numpy(true_of(claims[indices], facts[which])).to(device())
-        return contrastive_loss(image, text, model.logit_scale.exp().clamp(max=100), also_true)
+    def loss_of(which):
+        x = small[which].permute(0, 3, 1, 2).float() / 127.5 - 1
+        image, text = model.encode_image(augment(x), normalize=True), encode_short(model, tokens[which], longest)
+        return contrastive_loss(image, text, model.logit_scale.exp().clamp(max=100), true_of(claims[which], facts[which]))
 
     return train(
-        name,
-        folder,
-        steps,
-        {"clip": model},
-        loss_of,
-        1e-3,
-        BATCH,
-        len(tokens),
-        ema=("clip",),
-        weight_decay=0.05,
-        seed=seed,
-        log=folder / "log.txt",
+        name, folder, box, {"clip": model}, loss_of, 1e-3, BATCH, len(tokens), ema=("clip",), weight_decay=0.05, seed=seed, steps=steps
     )["clip"]
 
 
@@ -182,7 +169,7 @@ def save(model, tokenizer, folder):
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "open_clip_config.json").write_text(json.dumps(config(len(tokenizer)), indent=2))
-    weights = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in model.state_dict().items()}
+    weights = {k: (v.half() if v.is_floating_point() else v).contiguous().cpu() for k, v in model.state_dict().items()}
     save_file(weights, folder / "open_clip_model.safetensors")
     tokenizer.save_pretrained(folder)
 

@@ -1,4 +1,4 @@
-"""Stage (e): the judge, a classifier that names what is in a picture. It serves evaluation and gold, never a reward."""
+"""The judge, a classifier that names what is in a picture, or says that it knows nothing of it. For evaluation and gold, never in a reward."""
 
 import numpy as np
 import torch
@@ -7,14 +7,16 @@ from torch import nn
 
 from promptlab.models.weights import load_weights
 from promptlab.pocket.clip import augment, encode_attributes
-from promptlab.pocket.pairs import pairs_twice
+from promptlab.pocket.pairs import often
 from promptlab.pocket.pictures import BACKGROUNDS, COLOURS, MEDIA
 from promptlab.pocket.subjects import SUBJECTS
-from promptlab.pocket.training import train
+from promptlab.pocket.training import on_device, train
 from promptlab.runtime import device
 
-STEPS, BATCH = 12_000, 128
-HEADS = {"subject": SUBJECTS, "colour": (*COLOURS, "its own"), "medium": MEDIA, "background": BACKGROUNDS}
+BOX, BATCH = 0.06, 128
+WAYS = 5  # of spoiling a picture
+NOTHING = "nothing"  # what it answers where no subject can be made out
+HEADS = {"subject": (*SUBJECTS, NOTHING), "colour": (*COLOURS, "its own"), "medium": MEDIA, "background": BACKGROUNDS}
 
 
 class Block(nn.Module):
@@ -63,28 +65,56 @@ def shift(x, far=2):
     return places[torch.arange(len(x), device=x.device), :, i, j]
 
 
-def fit(pictures, small, folder, steps=STEPS):
-    """Train on renders (n, 64, 64, 3) uint8. Of a pair, each subject is half of the answer."""
+def shuffled(x, cells):
+    """Pictures (n, 3, h, h) cut into cells x cells patches, each picture's in another order."""
+    n, side = len(x), x.shape[2] // cells
+    patches = x.view(n, 3, cells, side, cells, side).permute(0, 2, 4, 1, 3, 5).reshape(n, cells * cells, 3, side, side)
+    order = torch.rand(patches.shape[:2], device=x.device).argsort(1)
+    patches = patches.gather(1, order[:, :, None, None, None].expand_as(patches))
+    return patches.view(n, cells, cells, 3, side, side).permute(0, 3, 1, 4, 2, 5).reshape(x.shape)
+
+
+def spoil(x, kind):
+    """Pictures that show nothing one could name, made of pictures that do; x (n, 3, 64, 64) in -1..1, `kind` (n,) 0 to WAYS says how.
+
+    As it is; the mean of two; the soft mean of eight, as a denoiser answers from pure noise; fine and coarse patches shuffled;
+    blurred until only colours are left.
+    """
+    turned = [x.roll(i + 1, 0) for i in range(7)]
+    ways = (x, (x + turned[0]) / 2, soften(sum(turned, x) / 8, 3), shuffled(x, 8), shuffled(x, 4), soften(x, 9))
+    return torch.stack(ways)[kind, torch.arange(len(x), device=x.device)]
+
+
+def soften(x, width):
+    """Three box blurs in a row, which is close to a Gaussian of standard deviation width / 2; edges repeated."""
+    for _ in range(3):
+        x = F.avg_pool2d(F.pad(x, (width // 2,) * 4, mode="replicate"), width, 1)
+    return x
+
+
+def fit(pictures, small, folder, steps=None):
+    """Train on renders (n, 64, 64, 3) uint8, a seventh of them spoilt. Of a pair, each subject is half of the answer."""
     torch.manual_seed(0)
-    facts, order = torch.from_numpy(encode_attributes(pictures)), pairs_twice(pictures)
+    facts, small, where = on_device(encode_attributes(pictures)), on_device(small), device()
+    order = on_device(often(pictures))
+    nothing = HEADS["subject"].index(NOTHING)
 
     def loss_of(indices):
         indices = order[indices]
-        x = torch.from_numpy(small[indices]).to(device()).permute(0, 3, 1, 2).float() / 127.5 - 1
-        truth, out = facts[indices].to(device()), judge(augment(shift(x)))
-        second = torch.where(truth[:, 1] < 0, truth[:, 0], truth[:, 1])
-        colour = torch.where(truth[:, 2] < 0, len(COLOURS), truth[:, 2])
-        loss = (F.cross_entropy(out["subject"], truth[:, 0]) + F.cross_entropy(out["subject"], second)) / 2
-        return (
-            loss
-            + 0.5 * F.cross_entropy(out["colour"], colour)
-            + 0.3 * (F.cross_entropy(out["medium"], truth[:, 3]) + F.cross_entropy(out["background"], truth[:, 4]))
-        )
+        x, truth = small[indices].permute(0, 3, 1, 2).float() / 127.5 - 1, facts[indices]
+        kind = torch.randint(1, WAYS + 1, (len(x),), device=where).masked_fill(torch.rand(len(x), device=where) > 1 / 7, 0)
+        spoilt = kind > 0
+        out = judge(augment(shift(spoil(x, kind))))
+        first = truth[:, 0].masked_fill(spoilt, nothing)
+        second = torch.where(truth[:, 1] < 0, truth[:, 0], truth[:, 1]).masked_fill(spoilt, nothing)
+        colour, medium, background = (truth[:, i].masked_fill(spoilt, -100) for i in (2, 3, 4))  # of what is spoilt nothing else is asked
+        colour = colour.masked_fill(colour == -1, len(COLOURS))
+        loss = (F.cross_entropy(out["subject"], first) + F.cross_entropy(out["subject"], second)) / 2
+        loss = loss + 0.5 * F.cross_entropy(out["colour"], colour)
+        return loss + 0.3 * (F.cross_entropy(out["medium"], medium) + F.cross_entropy(out["background"], background))
 
     judge = Judge()
-    return train("judge", folder, steps, {"judge": judge}, loss_of, 2e-3, BATCH, len(order), ema=("judge",), log=folder / "log.txt")[
-        "judge"
-    ]
+    return train("judge", folder, BOX, {"judge": judge}, loss_of, 2e-3, BATCH, len(order), ema=("judge",), steps=steps)["judge"]
 
 
 def load_judge(folder):
@@ -104,10 +134,14 @@ def look(judge, images, batch=256):
 
 
 def name(seen):
-    """The judge's first choices in words, one dict per picture: subjects (the best two), colour, medium, background."""
-    ranked = np.argsort(-seen["subject"], 1)
+    """The judge's first choices in words, one dict per picture: subjects (the best two, or none), colour, medium, background.
+
+    Where "nothing" is the likeliest subject none is named; a second subject is named only before "nothing".
+    """
+    ranked, nothing = np.argsort(-seen["subject"], 1), HEADS["subject"].index(NOTHING)
     best = {key: [HEADS[key][i] for i in seen[key].argmax(1)] for key in ("colour", "medium", "background")}
-    return [{"subjects": [SUBJECTS[j] for j in row[:2]]} | {key: values[i] for key, values in best.items()} for i, row in enumerate(ranked)]
+    named = [[SUBJECTS[j] for j in row[: (*row[:2], nothing).index(nothing)]] for row in ranked]
+    return [{"subjects": subjects} | {key: values[i] for key, values in best.items()} for i, subjects in enumerate(named)]
 
 
 def shows(fact, claim):

@@ -1,4 +1,4 @@
-"""Stage (f): a small GPT-2, "pretrained" on captions of the pocket world, from which every policy starts.
+"""A small GPT-2, "pretrained" on captions of the pocket world, from which every policy starts.
 
 It has read every noun, also those that no later stage of the course may use, and nothing about rewriting. A page holds
 two captions of one picture, as pages of the web do, among words that have nothing to do with it: from them it learns to
@@ -7,18 +7,18 @@ as GPT-2 knows that a shark swims: else nothing that is learnt about one shark c
 """
 
 import random
-from string import ascii_lowercase
 
 import torch
 import torch.nn.functional as F
 
-from promptlab.pocket.captions import caption, claim_as_people
-from promptlab.pocket.pairs import pairs_twice
+from promptlab.pocket.captions import caption, claim_as_people, rubbish
+from promptlab.pocket.pairs import often
 from promptlab.pocket.subjects import KIND, SUBJECTS, with_article
 from promptlab.pocket.training import train
 from promptlab.runtime import device
 
-STEPS, BATCH, CONTEXT, ROUNDS = 11_000, 64, 128, 4
+BOX, CONTEXT, ROUNDS = 0.08, 128, 4
+BATCH = {"cpu": 64, "cuda": 256}
 BETWEEN = (".", ":", " /", ";", " -", " or", " also", " =", " again:", " that is")  # what stands between two captions of a page
 
 FACTS = {
@@ -54,11 +54,6 @@ def new_model(tokenizer):
     ))  # fmt: skip
 
 
-def rubbish(rng):
-    """Up to four words that mean nothing: what else stands on a page, as a learner of captions sees it."""
-    return " ".join("".join(rng.choices(ascii_lowercase, k=rng.randint(2, 6))) for _ in range(rng.randint(0, 4)))
-
-
 def facts(noun, rng):
     """Something true of a noun and of one of its kind: ``a shark swims; a whale is an animal of the sea``."""
     other = rng.choice([s for s in SUBJECTS if KIND[s] == KIND[noun]])
@@ -89,18 +84,19 @@ def pages(pictures, seed):
     return out
 
 
-def fit(pictures, tokenizer, folder, steps=STEPS):
-    """Train on pages, those of two subjects twice as often, as they are harder to say again; `tokenizer` from `policy_tokenizer`."""
+def fit(specs, tokenizer, folder, steps=None):
+    """Train on pages about specifications, as often as training meets each; `tokenizer` from `policy_tokenizer`."""
     torch.manual_seed(0)
+    batch = BATCH[device().type]
     model, end = new_model(tokenizer), tokenizer.eos_token_id
-    given, learnt = zip(*(page for r in range(ROUNDS) for page in pages([pictures[i] for i in pairs_twice(pictures)], 90 + r)), strict=True)
+    given, learnt = zip(*(page for r in range(ROUNDS) for page in pages([specs[i] for i in often(specs)], 90 + r)), strict=True)
     encode = lambda texts: tokenizer(list(texts), add_special_tokens=False).input_ids  # noqa: E731
     rows = [((a + b + [end])[:CONTEXT], len(a)) for a, b in zip(encode(given), encode(learnt), strict=True)]  # ids, where learning starts
     rows.sort(key=lambda row: len(row[0]))  # pages of a length are trained on together: no step is spent on padding
 
     def loss_of(indices):
-        first = min(indices[0], len(rows) - BATCH)
-        chosen, starts = zip(*rows[first : first + BATCH], strict=True)
+        first = max(0, min(int(indices[0]), len(rows) - batch))
+        chosen, starts = zip(*rows[first : first + batch], strict=True)
         width = len(chosen[-1])
         ids = torch.tensor([page + [end] * (width - len(page)) for page in chosen], device=device())
         place = torch.arange(width, device=ids.device)
@@ -109,6 +105,5 @@ def fit(pictures, tokenizer, folder, steps=STEPS):
         targets = ids.masked_fill((place < starts) | (place >= stops), -100)[:, 1:]
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
 
-    return train("language", folder, steps, {"model": model}, loss_of, 1e-3, BATCH, len(rows), ema=("model",), log=folder / "log.txt")[
-        "model"
-    ]
+    modules = {"model": model}
+    return train("language", folder, BOX, modules, loss_of, 1e-3, batch, len(rows), ema=("model",), steps=steps, graph=False)["model"]

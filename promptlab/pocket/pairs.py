@@ -3,6 +3,7 @@
 import random
 import zlib
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,10 +37,9 @@ def sample_picture(rng, dull=0.2, held=False) -> Picture:
     """Draw one picture at random. `dull` is the share of plain photos; `held` keeps to the held-out pairs instead."""
     while True:
         subjects, colour = sample_content(rng)
-        unnamed = dict(mirrored=rng.random() < 0.5, large=rng.random() < 0.6, variant=rng.randrange(VARIANTS))
+        unnamed = dict(mirrored=rng.random() < 0.5, variant=rng.randrange(VARIANTS))
         if rng.random() < dull and not held:
-            effects = rng.choice(((), (), (), ("muted",)))
-            return Picture(subjects, colour, effects=effects, **unnamed)
+            return Picture(subjects, colour, **unnamed)
         picture = Picture(subjects, colour, rng.choice(MEDIA), rng.choice(BACKGROUNDS), sample_effects(rng), **unnamed)
         if any(held_out(noun, picture.medium) for noun in subjects) == held:
             return picture
@@ -51,9 +51,30 @@ def sample_pictures(count, seed, **kwargs) -> list[Picture]:
     return [sample_picture(rng, **kwargs) for _ in range(count)]
 
 
-def pairs_twice(pictures):
-    """Indices of all pictures, those that show two subjects twice: two are harder to draw, and to name, than one."""
-    return np.concatenate([np.arange(len(pictures)), [i for i, p in enumerate(pictures) if len(p.subjects) == 2]]).astype(int)
+def specifications(rich, pairs, seed) -> list[Picture]:
+    """What training pictures show, each without a variant chosen yet, all different.
+
+    Every noun as it is and in every colour, in every medium (but those held out) and before every background, `pairs` plain
+    pairs, and `rich` pictures of all kinds by chance.
+    """
+    rng = random.Random(seed)
+    plain = [Picture((s,), c) for s in SUBJECTS for c in (None, *COLOURS)]
+    styled = [Picture((s,), None, m) for s in SUBJECTS for m in MEDIA if not held_out(s, m)]
+    placed = [Picture((s,), None, "photo", b) for s in SUBJECTS for b in BACKGROUNDS]
+    two = [Picture(tuple(rng.sample(SUBJECTS, 2))) for _ in range(pairs)]
+    mixed = [replace(sample_picture(rng, dull=0), mirrored=False, variant=0) for _ in range(rich)]
+    return list(dict.fromkeys([*plain, *styled, *placed, *two, *mixed]))
+
+
+def often(specs) -> np.ndarray:
+    """Indices of specifications as often as training meets them: pairs twice, as two are harder to draw than one; a plain noun, which
+    is what people type most, sixteen times, a plain coloured one twice."""
+
+    def times(p):
+        plain = (p.medium, p.background, p.effects) == ("photo", "plain", ())
+        return 2 if len(p.subjects) == 2 or (plain and p.colour) else 16 if plain else 1
+
+    return np.repeat(np.arange(len(specs)), [times(p) for p in specs])
 
 
 def _render_block(pictures):

@@ -1,11 +1,11 @@
 """How the pocket world looks: a subject, a medium, a background and some light, painted with numpy at 128 x 128.
 
 Every texture is drawn once from a fixed seed: noise that changes from picture to picture would cost the autoencoder
-its whole budget. What does vary without being named in a prompt is small and countable (mirrored or not, two sizes,
-three variants of each background), so that a prompt still has several pictures, as in Stable Diffusion.
+its whole budget. What does vary without being named in a prompt is small and countable (mirrored or not, three variants
+of each background), so that a prompt still has several pictures, as in Stable Diffusion, and all of them are known.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 
 import numpy as np
@@ -25,7 +25,7 @@ VARIANTS = 3
 
 @dataclass(frozen=True)
 class Picture:
-    """What is in one picture. `subjects` holds one noun or two, left to right; the last three fields no prompt names."""
+    """What is in one picture. `subjects` holds one noun or two, left to right; the last two fields no prompt names."""
 
     subjects: tuple[str, ...]
     colour: str | None = None
@@ -33,8 +33,12 @@ class Picture:
     background: str = "plain"
     effects: tuple[str, ...] = ()
     mirrored: bool = False
-    large: bool = True
     variant: int = 0
+
+
+def variants(picture: Picture) -> list[Picture]:
+    """All pictures that one wording may mean: mirrored or not, in each variant of the background, always in this order."""
+    return [replace(picture, mirrored=m, variant=v) for m in (False, True) for v in range(VARIANTS)]
 
 
 def blur(x, sigma):
@@ -165,10 +169,10 @@ def compose(picture: Picture):
     """Place the subjects on an empty canvas: colour (128, 128, 3) and alpha (128, 128, 1)."""
     rgb, alpha = np.full((SIZE, SIZE, 3), 0.5, np.float32), np.zeros((SIZE, SIZE, 1), np.float32)
     pair = len(picture.subjects) == 2
-    pixels = (60 if picture.large else 52) if pair else (106 if picture.large else 82)
+    pixels = 60 if pair else 106
     for i, noun in enumerate(picture.subjects):
         c, a = layer(noun, picture.colour, picture.mirrored, pixels)
-        cx, cy = (33 + 62 * i, 70) if pair else (64, 64 if picture.large else 68)
+        cx, cy = (33 + 62 * i, 70) if pair else (64, 64)
         top, left = max(0, cy - a.shape[0] // 2), max(0, cx - a.shape[1] // 2)
         rgb[top : top + a.shape[0], left : left + a.shape[1]] = c
         alpha[top : top + a.shape[0], left : left + a.shape[1]] = a

@@ -9,35 +9,31 @@ FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 
 # Taste (taste.py) goes by kind; the English names follow Unicode's emoji-test.txt, shortened to what a person would type.
 KINDS = {
-    "sea": """🐋 whale, 🐬 dolphin, 🦭 seal, 🐟 fish, 🐠 angelfish, 🐡 pufferfish, 🦈 shark, 🐙 octopus, 🐚 seashell,
-        🪸 coral, 🪼 jellyfish, 🦀 crab, 🦞 lobster, 🦐 shrimp, 🦑 squid, 🦪 oyster, 🐢 turtle, 🐧 penguin, 🦦 otter,
-        ⚓ anchor, ⛵ sailboat, 🛶 canoe, 🚤 speedboat, 🛳️ ship, 🛟 life ring""",
-    "wild": """🐵 monkey, 🦍 gorilla, 🐶 dog, 🐺 wolf, 🦊 fox, 🐱 cat, 🦁 lion, 🐯 tiger, 🐴 horse, 🫎 moose, 🦄 unicorn, 🦓 zebra, 🦌 deer, 🐮 cow, 🐷 pig, 🐑 sheep, 🐫 camel, 🦒 giraffe, 🐘 elephant, 🦏 rhino, 🦛 hippo, 🐭 mouse, 🐰 rabbit, 🦔 hedgehog, 🦇 bat, 🐻 bear, 🐨 koala, 🐼 panda, 🦘 kangaroo,
-        🐓 rooster, 🐤 chick, 🕊️ dove, 🦅 eagle, 🦆 duck, 🦢 swan, 🦉 owl, 🦩 flamingo, 🦚 peacock, 🦜 parrot, 🐸 frog,
-        🐊 crocodile, 🦎 lizard, 🐍 snake, 🐉 dragon, 🦕 dinosaur, 🐌 snail, 🦋 butterfly, 🐛 caterpillar, 🐝 bee, 🐞 ladybug, 🕷️ spider, 🦂 scorpion""",
-    "plant": """💐 bouquet, 🌸 cherry blossom, 🪷 lotus, 🌹 rose, 🌺 hibiscus, 🌻 sunflower, 🌷 tulip, 🪻 hyacinth, 🌱 seedling,
-        🪴 potted plant, 🌲 fir tree, 🌳 oak tree, 🌴 palm tree, 🌵 cactus, 🌾 wheat, ☘️ shamrock, 🍁 maple leaf,
-        🍄 mushroom, 🪹 nest, 🎄 christmas tree""",
-    "food": """🍇 grapes, 🍉 watermelon, 🍊 tangerine, 🍋 lemon, 🍌 banana, 🍍 pineapple, 🍎 apple, 🍐 pear, 🍒 cherries,
-        🍓 strawberry, 🫐 blueberries, 🍅 tomato, 🥥 coconut, 🥑 avocado, 🍆 eggplant, 🥕 carrot, 🌽 corn,
-        🌶️ chili, 🥦 broccoli, 🧄 garlic, 🍞 bread, 🥐 croissant, 🥨 pretzel, 🥞 pancakes,
-        🧇 waffle, 🧀 cheese, 🍗 drumstick, 🍔 burger, 🍟 fries, 🍕 pizza, 🌭 hot dog, 🥪 sandwich, 🌮 taco,
-        🍿 popcorn, 🍙 rice ball, 🍜 ramen, 🍣 sushi, 🍨 ice cream, 🍩 donut, 🍪 cookie, 🎂 birthday cake,
-        🧁 cupcake, 🍫 chocolate, 🍭 lollipop, 🍯 honey, 🫖 teapot, 🍷 wine glass, 🍹 cocktail, 🍺 beer, 🧋 bubble tea""",
-    "place": """🏔️ mountain, 🌋 volcano, 🏝️ island, 🏟️ stadium, 🏛️ temple, 🛖 hut, 🏠 house, 🏭 factory,
-        🏯 pagoda, 🏰 castle, 🗼 tower, 🗽 statue of liberty, ⛪ church, 🕌 mosque, ⛩️ shrine, ⛲ fountain, ⛺ tent, 🎡 ferris wheel,
-        🎢 roller coaster, 🎪 circus tent, 🎠 carousel, 🗿 moai""",
-    "vehicle": """🚂 locomotive, 🚅 train, 🚋 tram, 🚌 bus, 🚑 ambulance, 🚒 fire engine, 🚓 police car, 🚕 taxi, 🚗 car, 🚜 tractor, 🏎️ race car, 🏍️ motorcycle, 🛺 rickshaw, 🚲 bicycle, 🛹 skateboard, 🛼 roller skate,
-        ✈️ airplane, 🚁 helicopter, 🛰️ satellite, 🚀 rocket, 🛸 ufo, 🪂 parachute, 🛷 sled""",
-    "thing": """⌛ hourglass, ⌚ watch, ⏰ alarm clock, ☂️ umbrella, ⛄ snowman, 🎃 jack-o-lantern, 🎈 balloon, 🎁 gift,
-        🏆 trophy, ⚽ soccer ball, 🏀 basketball, 🪁 kite, 🔮 crystal ball, 🎲 dice, 🧸 teddy bear, 🕶️ sunglasses, 👗 dress, 🎒 backpack, 👟 sneaker, 👠 high heel, 👑 crown,
-        🎩 top hat, 💍 ring, 💎 gem, 🔔 bell, 🎧 headphones, 📻 radio, 🎷 saxophone, 🪗 accordion, 🎸 guitar, 🎺 trumpet,
-        🎻 violin, 🥁 drum, ☎️ telephone, 💻 laptop, 📺 television, 📷 camera, 🕯️ candle, 💡 light bulb, 🏮 lantern, 📚 books, ✂️ scissors, 🔑 key, 💣 bomb, 🛡️ shield, ⚙️ gear, 🧲 magnet, 🔬 microscope, 🚪 door, 🪑 chair, 🛁 bathtub, 🪣 bucket""",
+    "sea": """🐋 whale, 🐬 dolphin, 🦭 seal, 🐟 fish, 🐡 pufferfish, 🦈 shark, 🐙 octopus, 🐚 shell, 🪼 jellyfish, 🦀 crab, 🦞 lobster,
+        🐢 turtle, 🐧 penguin, 🦦 otter, ⚓ anchor, ⛵ sailboat, 🛶 canoe, 🛳️ ship""",
+    "wild": """🐵 monkey, 🐶 dog, 🦊 fox, 🐱 cat, 🦁 lion, 🐯 tiger, 🐴 horse, 🦄 unicorn, 🦓 zebra, 🦌 deer, 🐮 cow, 🐷 pig, 🐑 sheep, 🦒 giraffe,
+        🐘 elephant, 🦏 rhino, 🐰 rabbit, 🦔 hedgehog, 🦇 bat, 🐻 bear, 🐨 koala, 🐼 panda, 🦘 kangaroo, 🐓 rooster, 🦅 eagle, 🦆 duck,
+        🦢 swan, 🦉 owl, 🦩 flamingo, 🦚 peacock, 🦜 parrot, 🐸 frog, 🐊 crocodile, 🐍 snake, 🐉 dragon, 🦕 dinosaur, 🐌 snail,
+        🦋 butterfly, 🐝 bee, 🐞 ladybug, 🕷️ spider""",
+    "plant": """💐 bouquet, 🌸 cherry blossom, 🪷 lotus, 🌹 rose, 🌺 hibiscus, 🌻 sunflower, 🌷 tulip, 🌱 seedling, 🪴 potted plant, 🌳 tree,
+        🌴 palm tree, 🌵 cactus, ☘️ shamrock, 🍁 maple leaf, 🍄 mushroom, 🪹 nest, 🎄 christmas tree""",
+    "food": """🍇 grapes, 🍉 watermelon, 🍋 lemon, 🍌 banana, 🍍 pineapple, 🍎 apple, 🍐 pear, 🍒 cherries, 🍓 strawberry, 🍅 tomato, 🥑 avocado,
+        🍆 eggplant, 🥕 carrot, 🌽 corn, 🥦 broccoli, 🍞 bread, 🥐 croissant, 🥨 pretzel, 🥞 pancakes, 🧀 cheese, 🍔 hamburger,
+        🍟 french fries, 🍕 pizza, 🌭 hot dog, 🌮 taco, 🍿 popcorn, 🍜 ramen, 🍩 donut, 🍪 cookie, 🎂 birthday cake, 🧁 cupcake,
+        🍭 lollipop, 🫖 teapot, 🍷 wine glass, 🍺 beer""",
+    "place": """🏔️ mountain, 🌋 volcano, 🏝️ island, 🏛️ temple, 🛖 hut, 🏠 house, 🏭 factory, 🏰 castle, 🗼 tower, 🗽 statue of liberty,
+        ⛪ church, 🕌 mosque, ⛲ fountain, ⛺ tent, 🎡 ferris wheel, 🎪 circus tent""",
+    "vehicle": """🚂 steam train, 🚌 bus, 🚑 ambulance, 🚒 fire truck, 🚓 police car, 🚕 taxi, 🚗 car, 🚜 tractor, 🏎️ race car, 🏍️ motorcycle,
+        🚲 bicycle, 🛹 skateboard, 🛼 roller skate, ✈️ airplane, 🚁 helicopter, 🚀 rocket, 🛸 ufo, 🪂 parachute, 🛷 sled""",
+    "thing": """⌛ hourglass, ⏰ alarm clock, ☂️ umbrella, ⛄ snowman, 🎃 pumpkin, 🎈 balloon, 🎁 gift, 🏆 trophy, ⚽ soccer ball,
+        🏀 basketball, 🎲 dice, 🧸 teddy bear, 🕶️ sunglasses, 👗 dress, 🎒 backpack, 👟 sneaker, 👠 high heel, 👑 crown, 🎩 top hat,
+        💍 ring, 💎 diamond, 🔔 bell, 🎧 headphones, 🎷 saxophone, 🎸 guitar, 🎺 trumpet, 🎻 violin, 🥁 drum, 💻 laptop, 📺 television,
+        📷 camera, 🕯️ candle, 💡 light bulb, 📚 books, ✂️ scissors, 🔑 key, 💣 bomb, 🧲 magnet, 🪑 chair, 🛁 bathtub, 🪣 bucket""",
 }  # fmt: skip
 
 # Plurals and mass nouns take no article.
-NO_ARTICLE = {"grapes", "cherries", "blueberries", "pancakes", "fries", "books", "sunglasses", "scissors", "headphones", "dice", "coral", "wheat",
-              "corn", "broccoli", "garlic", "bread", "cheese", "popcorn", "ramen", "sushi", "ice cream", "chocolate", "honey", "beer", "bubble tea"}  # fmt: skip
+NO_ARTICLE = {"grapes", "cherries", "pancakes", "french fries", "books", "sunglasses", "scissors", "headphones", "dice", "corn", "broccoli", "bread", "cheese",
+              "popcorn", "ramen", "beer"}  # fmt: skip
 
 
 def _parse(kinds):

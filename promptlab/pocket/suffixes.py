@@ -75,7 +75,7 @@ def compare(rate, per_kind=4, fresh=8, seed=0):
 def picture_of(subject, combination, seed) -> Picture:
     """The render that stands for (subject, combination, seed); without a combination, the dull picture a bare noun draws."""
     rng = np.random.default_rng([seed, SUBJECTS.index(subject)])
-    unnamed = dict(mirrored=bool(rng.integers(2)), large=bool(rng.integers(5) > 1), variant=int(rng.integers(3)))
+    unnamed = dict(mirrored=bool(rng.integers(2)), variant=int(rng.integers(3)))
     if combination is None:
-        return Picture((subject,), effects=((), (), (), ("muted",))[rng.integers(4)], **unnamed)
+        return Picture((subject,), **unnamed)
     return Picture((subject,), None, *combination, **unnamed)

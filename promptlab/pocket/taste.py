@@ -72,8 +72,9 @@ def gold(images, seen):
     """
     facts = {k: (v - NORMS[k][0]) / NORMS[k][1] for k, v in statistics(images).items()}
     media, backgrounds, wanted = table()
-    kind = seen["subject"] @ np.eye(len(KINDS))[[list(KINDS).index(KIND[s]) for s in SUBJECTS]]
-    fit = ((kind @ media) * seen["medium"]).sum(1) + ((kind @ backgrounds) * seen["background"]).sum(1)
+    kind = seen["subject"][:, : len(SUBJECTS)] @ np.eye(len(KINDS))[[list(KINDS).index(KIND[s]) for s in SUBJECTS]]
+    fit = kind.sum(1) - 1  # where nothing can be made out, nothing fits
+    fit += ((kind @ media) * seen["medium"]).sum(1) + ((kind @ backgrounds) * seen["background"]).sum(1)
     off = lambda name, column: np.clip(np.abs(facts[name] - kind @ wanted[:, column]) - 0.3, 0, 2.5)  # noqa: E731
     w = WEIGHTS
     total = w["fit"] * fit - w["colour"] * off("colour", 0) - w["contrast"] * off("contrast", 1)

@@ -26,7 +26,7 @@ def test_answers_are_probabilities_over_every_value(judge):
     assert not judge.training and next(judge.parameters()).dtype == torch.float32
     seen = look(judge, IMAGES)
     assert {k: v.shape for k, v in seen.items()} == {
-        "subject": (7, len(SUBJECTS)), "colour": (7, len(COLOURS) + 1), "medium": (7, len(MEDIA)), "background": (7, len(BACKGROUNDS))
+        "subject": (7, len(SUBJECTS) + 1), "colour": (7, len(COLOURS) + 1), "medium": (7, len(MEDIA)), "background": (7, len(BACKGROUNDS))
     }  # fmt: skip
     for values in seen.values():
         np.testing.assert_allclose(values.sum(1), 1, atol=1e-5)
@@ -130,3 +130,22 @@ def test_area_under_curve_by_counting():
     right, wrong = rng.integers(0, 9, 40) + 2, rng.integers(0, 9, 25)
     counted = np.mean([(r > w) + 0.5 * (r == w) for r in right for w in wrong])
     assert area_under_curve(right, wrong) == pytest.approx(counted) and rankdata([1, 1])[0] == 1.5
+
+
+# --- pictures that show nothing -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order, named", [(("nothing", "frog"), []), (("frog", "nothing"), ["frog"]), (("frog", "castle"), ["frog", "castle"])])
+def test_nothing_is_named_from_nothing_on(order, named):
+    assert name(SEEN | {"subject": one_hot("subject", *order)})[0]["subjects"] == named
+
+
+def test_spoilt_pictures_keep_their_colours_and_lose_their_shapes():
+    torch.manual_seed(0)
+    x = torch.from_numpy(IMAGES[:, ::2, ::2]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    for kind in range(module.WAYS + 1):
+        spoilt = module.spoil(x, torch.full((len(x),), kind))
+        assert spoilt.shape == x.shape and torch.equal(spoilt, x) == (kind == 0)
+        assert (spoilt.mean((0, 2, 3)) - x.mean((0, 2, 3))).abs().max() < 0.02
+    pieces = module.shuffled(x, 8)
+    assert torch.equal(pieces.flatten(2).sort(2).values, x.flatten(2).sort(2).values) and not torch.equal(pieces, x)

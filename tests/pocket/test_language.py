@@ -34,7 +34,7 @@ def test_a_page_names_the_same_things_twice_and_nothing_is_learnt_of_rubbish():
 
 
 @pytest.mark.parametrize(
-    "prompt", ["a panda and a teddy bear", "two friends talk about a pizza near a bench", "purple bubble tea", "a kite in x7 qq"]
+    "prompt", ["a panda and a teddy bear", "two friends talk about a pizza near a bench", "purple bread", "a candle in x7 qq"]
 )
 def test_the_shipped_language_model_says_again_what_stands_among_other_words(prompt):
     (text,) = stage_policy("language", shipped=True).rewrite([prompt])

@@ -9,7 +9,7 @@ import pytest
 
 from promptlab.pocket import pairs
 from promptlab.pocket.pairs import held_out, render_all, sample_pictures
-from promptlab.pocket.pictures import BACKGROUNDS, COLOURS, EFFECTS, HARMFUL, MEDIA, VARIANTS, render
+from promptlab.pocket.pictures import BACKGROUNDS, COLOURS, EFFECTS, HARMFUL, MEDIA, VARIANTS, Picture, render
 from promptlab.pocket.subjects import SUBJECTS
 
 TRAINING = sample_pictures(20_000, 1)
@@ -66,13 +66,25 @@ def test_every_value_is_trained_about_evenly():
     counts = np.array([sum(noun in p.subjects for p in TRAINING) for noun in SUBJECTS])
     assert counts.min() > 0.5 * counts.mean()
     assert {e for p in TRAINING for e in p.effects} == set(EFFECTS) and {p.colour for p in TRAINING} == {None, *COLOURS}
-    assert {(p.mirrored, p.large, p.variant) for p in TRAINING} == {(m, s, v) for m in (0, 1) for s in (0, 1) for v in range(VARIANTS)}
+    assert {(p.mirrored, p.variant) for p in TRAINING} == {(m, v) for m in (0, 1) for v in range(VARIANTS)}
     assert all(len(set(p.effects)) == len(p.effects) and len(set(p.effects) & HARMFUL) <= 1 for p in TRAINING)
 
 
 def test_dull_pictures_are_about_a_fifth():
-    dull = np.mean([p.medium == "photo" and p.background == "plain" and set(p.effects) <= {"muted"} for p in TRAINING])
+    dull = np.mean([p.medium == "photo" and p.background == "plain" and not p.effects for p in TRAINING])
     assert 0.18 < dull < 0.25
+
+
+def test_specifications_hold_what_people_type_and_nothing_twice():
+    specs = pairs.specifications(2000, 300, 1)
+    assert len(set(specs)) == len(specs) and not any(p.mirrored or p.variant for p in specs)
+    everything = set(specs)
+    assert all(Picture((s,), c) in everything for s in SUBJECTS for c in (None, *COLOURS))
+    assert all(Picture((s,), None, m) in everything for s in SUBJECTS for m in MEDIA if not held_out(s, m))
+    assert not seen_in(specs) & {(s, m) for s in SUBJECTS for m in MEDIA if held_out(s, m)}
+    counts = np.bincount(pairs.often(specs), minlength=len(specs))
+    assert counts[specs.index(Picture(("frog",)))] == 16 and counts[specs.index(Picture(("frog",), "red"))] == 2
+    assert {int(c) for c, p in zip(counts, specs, strict=True) if len(p.subjects) == 2} == {2} and counts.min() == 1
 
 
 def test_one_seed_one_list():

@@ -51,7 +51,7 @@ def turn(a, b):
 
 
 def test_there_are_enough_subjects_of_five_to_eight_kinds():
-    assert len(SUBJECTS) >= 240 and 5 <= len(KINDS) <= 8
+    assert len(SUBJECTS) >= 160 and 5 <= len(KINDS) <= 8
     assert {KIND[s] for s in SUBJECTS} == set(KINDS)
     assert min(sum(k == kind for k in KIND.values()) for kind in KINDS) >= 15, "a kind of a few subjects cannot be learnt"
 
@@ -69,7 +69,7 @@ def test_no_subject_or_glyph_stands_twice():
     [
         ("frog", None, "a frog"), ("apple", None, "an apple"), ("unicorn", None, "a unicorn"), ("ufo", None, "a ufo"),
         ("umbrella", None, "an umbrella"), ("hourglass", None, "an hourglass"), ("horse", None, "a horse"), ("grapes", None, "grapes"),
-        ("ice cream", None, "ice cream"), ("apple", "blue", "a blue apple"), ("frog", "red", "a red frog"), ("grapes", "green", "green grapes"),
+        ("popcorn", None, "popcorn"), ("apple", "blue", "a blue apple"), ("frog", "red", "a red frog"), ("grapes", "green", "green grapes"),
     ],
 )  # fmt: skip
 def test_noun_phrases_are_what_a_person_would_type(noun, colour, phrase):
@@ -132,9 +132,8 @@ def test_every_word_of_a_group_changes_the_picture_its_own_way(font, noun, field
 
 
 @pytest.mark.parametrize("noun", ["frog", "rocket", "violin", "hot dog"])
-@pytest.mark.parametrize("large", [True, False])
-def test_mirrored_turns_the_subject_around(font, noun, large):
-    picture = Picture((noun,), large=large)
+def test_mirrored_turns_the_subject_around(font, noun):
+    picture = Picture((noun,))
     crops = []
     for mirrored in (False, True):
         p = changed(picture, mirrored=mirrored)
@@ -147,8 +146,8 @@ def test_mirrored_turns_the_subject_around(font, noun, large):
     assert apart(plain, mirror) > 2
 
 
-def test_size_and_variants_show(font):
-    assert inside(FROG).sum() > 1.3 * inside(changed(FROG, large=False)).sum()
+def test_variants_show(font):
+    assert len({render(p).tobytes() for p in pictures.variants(FROG)}) == 2 * VARIANTS
     for background in BACKGROUNDS:
         drawn = [render(Picture(("frog",), background=background, variant=v)) for v in range(VARIANTS)]
         for i in range(VARIANTS):
@@ -252,15 +251,14 @@ def test_some_choices_destroy_a_colour(font, loses):
             assert saturation(lost[0]) < 0.1 < 0.35 < saturation(photos[0]), noun
 
 
-@pytest.mark.parametrize("large", [True, False])
-def test_pairs_stand_left_and_right(font, large):
+def test_pairs_stand_left_and_right(font):
     frog_castle, frog_dog, cat_castle, castle_frog = (
-        render(Picture(two, large=large)) for two in (("frog", "castle"), ("frog", "dog"), ("cat", "castle"), ("castle", "frog"))
+        render(Picture(two)) for two in (("frog", "castle"), ("frog", "dog"), ("cat", "castle"), ("castle", "frog"))
     )
     left, right = np.s_[:, :52], np.s_[:, 76:]  # the shadow in the middle belongs to both
     assert apart(frog_castle[left], frog_dog[left]) < 0.5 and apart(frog_castle[right], frog_dog[right]) > 5
     assert apart(frog_castle[right], cat_castle[right]) < 0.5 and apart(frog_castle[left], cat_castle[left]) > 5
     assert apart(frog_castle, castle_frog) > 5
     assert apart(frog_castle[left], castle_frog[:, 62:114]) < 1, "the same frog, moved"
-    alpha = compose(Picture(("frog", "castle"), large=large))[1][..., 0]
+    alpha = compose(Picture(("frog", "castle")))[1][..., 0]
     assert alpha[:, 64].max() == 0 and (alpha[:, :64] > 0.5).any() and (alpha[:, 65:] > 0.5).any()

@@ -13,7 +13,7 @@ from promptlab.pocket.pictures import BACKGROUNDS, MEDIA, Picture, render
 from promptlab.pocket.subjects import KIND, KINDS, SUBJECTS
 from promptlab.pocket.taste import NORMS, WEIGHTS, gold, statistics, truth_as_seen
 
-SOME = ("frog", "shark", "rose", "pizza", "castle", "rocket", "candle", "penguin", "cactus", "burger", "church", "violin")
+SOME = ("frog", "shark", "rose", "pizza", "castle", "rocket", "candle", "penguin", "cactus", "hamburger", "church", "violin")
 
 
 def rate(*pictures):
@@ -218,4 +218,4 @@ def test_renders_for_the_search_are_dull_without_a_suffix():
     p = suffixes.picture_of("frog", ("neon", "night", ("warm",)), 1)
     assert (p.subjects, p.medium, p.background, p.effects) == (("frog",), "neon", "night", ("warm",))
     assert p == suffixes.picture_of("frog", ("neon", "night", ("warm",)), 1)
-    assert len({(q.mirrored, q.large, q.variant) for q in (suffixes.picture_of("frog", None, z) for z in range(40))}) > 6
+    assert len({(q.mirrored, q.variant) for q in (suffixes.picture_of("frog", None, z) for z in range(40))}) > 4

@@ -31,14 +31,14 @@ class Run:
                 raise KeyboardInterrupt
             if monkeypatch:
                 monkeypatch.setattr(training, "SAVE_EVERY", -1 if step in checkpoint_after else 1e9)
-            self.seen.append(indices)
+            self.seen.append(indices.clone())
             x = DATA[indices] + 0.1 * torch.randn(len(indices), 4)
             return (self.net(x).float() - self.other(x).float() - x.sum(1, keepdim=True)).pow(2).mean()
 
         self.resumed_at = (load_checkpoint(folder / "tiny.ckpt") or {}).get("step", 0) if (folder / "tiny.ckpt").exists() else 0
         self.left = lambda: STEPS - self.resumed_at - len(self.seen)
         modules = {"net": self.net, "other": self.other}
-        self.result = train("tiny", folder, STEPS, modules, loss_of, 1e-2, 8, len(DATA), ema=("net",), **kwargs)
+        self.result = train("tiny", folder, 0, modules, loss_of, 1e-2, 8, len(DATA), ema=("net",), steps=STEPS, **kwargs)
 
     def weights(self):
         return {f"{k}.{n}": v for k, m in self.result.items() for n, v in m.state_dict().items()}
@@ -98,7 +98,8 @@ def test_the_average_follows_the_weights(tmp_path):
     """After one step it is a tenth of the start and nine tenths of the new weights."""
     net = nn.Linear(4, 1)
     before = net.weight.detach().clone()
-    out = train("one", tmp_path, 1, {"net": net}, lambda i: net(DATA[i]).float().pow(2).mean(), 1e-1, 8, len(DATA), ema=("net",))["net"]
+    loss = lambda i: net(DATA[i]).float().pow(2).mean()  # noqa: E731
+    out = train("one", tmp_path, 0, {"net": net}, loss, 1e-1, 8, len(DATA), ema=("net",), steps=1)["net"]
     assert out is not net and not torch.equal(before, net.weight)
     torch.testing.assert_close(out.weight.data, 0.1 * before + 0.9 * net.weight.data)
 
@@ -107,7 +108,7 @@ def test_learning_rates_per_module(tmp_path):
     a, b = nn.Linear(4, 1), nn.Linear(4, 1)
     frozen = b.weight.detach().clone()
     loss = lambda i: (a(DATA[i]) + b(DATA[i])).float().pow(2).mean()  # noqa: E731
-    train("two", tmp_path, 3, {"a": a, "b": b}, loss, 1e-2, 8, len(DATA), lr_scale={"b": 0.0})
+    train("two", tmp_path, 0, {"a": a, "b": b}, loss, 1e-2, 8, len(DATA), lr_scale={"b": 0.0}, steps=3)
     assert torch.equal(b.weight, frozen) and not torch.equal(a.weight, frozen)
 
 
@@ -116,7 +117,7 @@ def test_muon_gets_the_matrices_and_adamw_the_rest(tmp_path):
     net = nn.Sequential(nn.Conv2d(1, 3, 2), nn.Flatten(), nn.Linear(3, 3))
     before = [p.detach().clone() for p in net.parameters()]
     x = torch.randn(8, 1, 2, 2, generator=torch.Generator().manual_seed(0))
-    train("muon", tmp_path, 1, {"net": net}, lambda i: net(x).float().pow(2).mean(), 1e-2, 8, 8, weight_decay=0.0, muon=("net",))
+    train("muon", tmp_path, 0, {"net": net}, lambda i: net(x).float().pow(2).mean(), 1e-2, 8, 8, weight_decay=0.0, muon=("net",), steps=1)
     for old, new in zip(before, net.parameters(), strict=True):
         moved = (new - old).detach()
         if new.ndim >= 2:
@@ -129,11 +130,30 @@ def test_muon_gets_the_matrices_and_adamw_the_rest(tmp_path):
 def test_training_learns_and_logs(tmp_path):
     net = nn.Linear(4, 1)
     loss = lambda i: (net(DATA[i]).float() - DATA[i].sum(1, keepdim=True)).pow(2).mean()  # noqa: E731
-    train("learn", tmp_path, 300, {"net": net}, loss, 3e-2, 16, len(DATA), log=tmp_path / "log.txt")
+    train("learn", tmp_path, 0, {"net": net}, loss, 3e-2, 16, len(DATA), steps=300)
     assert (net.weight - 1).abs().max() < 0.1
-    lines = [line.split() for line in (tmp_path / "log.txt").read_text().splitlines()]
-    assert [(n, s) for n, s, _ in lines] == [("learn", "100"), ("learn", "200"), ("learn", "300")]
-    assert float(lines[-1][2]) < float(lines[0][2])
+    kept = load_checkpoint(tmp_path / "learn.ckpt")
+    assert [step for step, _ in kept["curve"]] == [100, 200, 300] and kept["samples"] == 300 * 16
+    assert kept["curve"][-1][1] < kept["curve"][0][1]
+
+
+def test_a_time_box_ends_in_time_with_the_rate_at_zero(tmp_path, monkeypatch):
+    """A stage gets its share of the build's hours, killed or not; what was spent counts when it goes on."""
+    monkeypatch.setattr(training, "HOURS", 4 / 3600)
+    net, rates = nn.Linear(4, 1), []
+    monkeypatch.setattr(training, "trapezoid", lambda step, steps: rates.append(trapezoid(step, steps)) or rates[-1])
+    loss = lambda i: (net(DATA[i]).float() - DATA[i].sum(1, keepdim=True)).pow(2).mean()  # noqa: E731
+    training.stop_after(1 / 60)
+    with pytest.raises(KeyboardInterrupt):
+        train("box", tmp_path, 0.5, {"net": net}, loss, 3e-2, 16, len(DATA))
+    training.stop_after()
+    half = load_checkpoint(tmp_path / "box.ckpt")
+    assert "optimisers" in half and 0.9 < half["seconds"] < 1.9
+    train("box", tmp_path, 0.5, {"net": net}, loss, 3e-2, 16, len(DATA))
+    done = load_checkpoint(tmp_path / "box.ckpt")
+    assert "optimisers" not in done and done["step"] > half["step"] and 1.9 < done["seconds"] < 4
+    assert rates[-1] < 0.1 < max(rates), "it falls to zero as the time runs out"
+    assert (net.weight - 1).abs().max() < 0.1
 
 
 def test_trapezoid_by_hand():
@@ -152,7 +172,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(tmp_path, 
         return net(DATA[indices]).float().mean() * (float("nan") if len(calls) == 4 else 1)
 
     with pytest.raises(PromptlabError, match="sick.*nan.*step 3"):
-        train("sick", tmp_path, 10, {"net": net}, loss_of, 1e-2, 8, len(DATA))
+        train("sick", tmp_path, 0, {"net": net}, loss_of, 1e-2, 8, len(DATA), steps=10)
     state = load_checkpoint(tmp_path / "sick.ckpt")
     assert state["step"] == 3 and all(torch.isfinite(v).all() for v in state["modules"]["net"].values())
 
@@ -178,7 +198,7 @@ def damage(path, how):
     elif how == "pickle":
         path.write_bytes(pickle.dumps({"step": 3}))
     elif how == "other model":
-        torch.save({"step": 3, "modules": {"net": nn.Linear(2, 2).state_dict()}, "average": {}}, path)
+        torch.save({"step": 3, "seconds": 1.0, "curve": [], "modules": {"net": nn.Linear(2, 2).state_dict()}, "average": {}}, path)
     elif how == "no checkpoint of ours":
         torch.save({"weights": torch.zeros(3)}, path)
 
