@@ -29,7 +29,7 @@ class World:
         self.model, self.fingerprint = load_judge(folder), f"{file_hash([folder / 'model.safetensors'])}-{rules()}"
 
     def facts(self, images):
-        """What is remembered of each picture, uint8 (n, 128, 128, 3): a dict of gold, subjects (best two), colour, medium, background."""
+        """What is remembered of each picture, uint8 (n, 128, 128, 3): a dict of gold, subjects (two at most), colour, medium, background."""
         from promptlab.pocket.taste import facts
 
         return facts(images, self.model)
@@ -37,7 +37,7 @@ class World:
     def whole(self, fact):
         """Whether what was remembered of a picture is all there."""
         words = [fact.get(key) for key in ("colour", "medium", "background")]
-        return is_number(fact.get("gold")) and is_words(words) and is_words(fact.get("subjects")) and len(fact["subjects"]) == 2
+        return is_number(fact.get("gold")) and is_words(words) and is_words(fact.get("subjects")) and len(fact["subjects"]) <= 2
 
     def gold(self, facts, plain):
         """The gold rating of each picture, 1-10: float array (n,)."""

@@ -12,10 +12,10 @@ from promptlab.pictures.gallery import Gallery
 from promptlab.prompts import clean_prompt
 from promptlab.runtime import REPAIR, PromptlabError, data_dir
 
-# What two pictures of one prompt differ by in the paper's setting (Stable Diffusion v1-4, ViT-L/14, LAION head), measured
-# from public score files: the yardstick that carries the paper's 20 and .28 over to another CLIP and another head.
-PAPER_SLOPE, PAPER_THRESHOLD, PAPER_RELEVANCE_SD, PAPER_AESTHETIC_SD = 20.0, 0.28, 0.017, 0.26
-PAPER_GAIN = 0.40  # of the paper's engineered prompts over plain words in aesthetic score: 5.87 - 5.47 (Hao et al. 2022, table 2)
+PAPER_SLOPE, PAPER_THRESHOLD = 20.0, 0.28
+# What carries them over to another CLIP and another head: engineered prompts score 5.87 and .26 in the paper, plain words 5.47
+# and .28 (Hao et al. 2022, table 2), so they gain .40 by the first term of the reward and lose 20 x .02 by the second.
+PAPER_GAIN, PAPER_LOSS = 0.40, 0.40
 
 
 @dataclass
@@ -52,8 +52,8 @@ class Calibration:
     def __str__(self):
         return (
             f"reward = {self.aesthetic_scale:.2f} x (aesthetic gain) + min(0, {self.relevance_slope:.1f} x (relevance - {self.relevance_threshold:.3f})). "
-            f"The paper has 1, {PAPER_SLOPE:.0f} and {PAPER_THRESHOLD}: its threshold is what a plain picture scores, its slope makes the "
-            f"seed noise of relevance ({PAPER_RELEVANCE_SD}) worth {PAPER_SLOPE * PAPER_RELEVANCE_SD:.2f}; ours are the same two rules on this CLIP."
+            f"The paper has 1, {PAPER_SLOPE:.0f} and {PAPER_THRESHOLD}: its threshold is what a plain picture scores, and by its other two numbers "
+            f"engineered prompts gain {PAPER_GAIN:.2f} in looks and lose {PAPER_LOSS:.2f} in relevance; ours are the same three rules on this CLIP and head."
         )
 
 
@@ -175,33 +175,24 @@ class Scorer:
         return mean_per_pair(promptist_reward(scores, self.calibration), scores)
 
 
-def calibrate(scorer, plain, seeds, engineered=None, progress=False) -> Calibration:
-    """Carry the paper's slope and threshold over to this CLIP and head, from pictures of plain prompts.
+def calibrate(scorer, plain, engineered, seeds, progress=False) -> Calibration:
+    """Carry the paper's slope, threshold and scale over to this CLIP and head, from pictures of plain and of engineered prompts, one for one.
 
-    The threshold is the median relevance of plain pictures; the slope makes one standard deviation of relevance between
-    pictures of one prompt worth .34, as the paper's 20 x .017; aesthetics are scaled to the paper's noise of .26. Where pictures
-    of one prompt are far more alike than in the paper, such noise is no yardstick for a gain: with `engineered` prompts, one for each
-    plain one, both terms are scaled alike so that what engineering gains in aesthetics is worth .40, as in the paper.
+    The threshold is the median relevance of plain pictures; engineering gains .40 by the aesthetic term and loses .40 by the other,
+    as in the paper. Raises `PromptlabError` where engineered pictures are not rated higher, or are not less relevant.
     """
-    if len(seeds) < 2:
-        raise PromptlabError(f"calibrate() measures how pictures of one prompt differ: give it at least two seeds, not {list(seeds)}.")
-    s = scorer.score(plain, engineered or plain, seeds, progress)
+    s = scorer.score(plain, engineered, seeds, progress)
     counted = s.counted()
-    whole = counted.view(len(plain), len(seeds)).all(1)  # prompts of which nothing was blacked out
-    if not whole.any():
-        raise PromptlabError(f"The safety checker blacked out a picture of each of {len(plain)} prompts. Calibrate on others, or on more.")
-
-    def within(values):
-        return float(values.view(len(plain), len(seeds))[whole].var(1).mean().sqrt())
-
-    scale, unit = PAPER_AESTHETIC_SD / within(s.aesthetic_plain), 1.0
-    if engineered:
-        unit = PAPER_GAIN / float((s.aesthetic - s.aesthetic_plain)[counted].mean()) / scale
-    return Calibration(
-        relevance_slope=unit * PAPER_SLOPE * PAPER_RELEVANCE_SD / within(s.relevance_plain),
-        relevance_threshold=float(s.relevance_plain[counted].median()),
-        aesthetic_scale=unit * scale,
-    )
+    if not counted.any():
+        raise PromptlabError(f"The safety checker blacked out a picture in every row of {len(plain)} prompts. Calibrate on others, or on more.")
+    gain, lost = (float(d[counted].mean()) for d in (s.aesthetic - s.aesthetic_plain, s.relevance_plain - s.relevance))
+    if min(gain, lost) <= 0:
+        raise PromptlabError(
+            f"These engineered prompts change the rating by {gain:+.3f} and the relevance by {-lost:+.3f}: no yardstick, as it takes a gain and a loss. "
+            "Give calibrate() better engineered prompts, or more."
+        )
+    threshold = float(s.relevance_plain[counted].median())
+    return Calibration(relevance_slope=PAPER_LOSS / lost, relevance_threshold=threshold, aesthetic_scale=PAPER_GAIN / gain)
 
 
 def load_calibration(preset) -> Calibration:

@@ -150,7 +150,7 @@ class Gallery:
         return np.stack(self._look(prompts, seeds, progress, "embedding"))
 
     def facts(self, prompts, seeds, progress=False):
-        """What the referee keeps of each picture, one dict each; on pocket gold, subjects (best two), colour, medium, background."""
+        """What the referee keeps of each picture, one dict each; on pocket gold, subjects (two at most), colour, medium, background."""
         return self._look(prompts, seeds, progress, "facts")
 
     def blacked_out(self, prompts, seeds):

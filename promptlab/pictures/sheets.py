@@ -7,7 +7,7 @@ from promptlab.runtime import PromptlabError
 # What 02_rewards compares: two prompts of each kind of thing, half of them with a colour, and endings chosen by a rule
 # that peeks at no score: every medium with every place.
 PLAIN = ["a turtle", "a pink octopus", "a fox", "a blue frog", "a cactus", "a purple tulip", "a pizza", "a green cupcake",
-         "a castle", "a red pagoda", "a rocket", "a yellow train", "a guitar", "a pink teddy bear"]  # fmt: skip
+         "a castle", "a red church", "a rocket", "a yellow bus", "a guitar", "a pink teddy bear"]  # fmt: skip
 MEDIA = ["photo", "3d render", "watercolor", "oil painting", "neon sign", "silhouette"]
 PLACES = ["studio light", "at sunset", "in the forest", "in the ocean"]
 ENDINGS = [f"{medium}, {place}" for medium in MEDIA for place in PLACES]

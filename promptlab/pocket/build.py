@@ -218,5 +218,5 @@ def write_calibration(out):
     scorer, rng = Scorer(preset_for(out), build_folder() / "cache", calibration=False), random.Random(SEED)
     claims = [Picture((s,)) for s in SUBJECTS[::2]] + [Picture((s,), c) for s, c in zip(SUBJECTS[1::16], COLOURS, strict=False)]
     engineered = [community.engineer(c, rng) for c in claims]
-    measured = calibrate(scorer, [content(c) for c in claims], range(80_000, 80_004), engineered, progress=True)
+    measured = calibrate(scorer, [content(c) for c in claims], engineered, range(80_000, 80_004), progress=True)
     write_atomically(out / "calibration.json", json.dumps(asdict(measured), indent=2))

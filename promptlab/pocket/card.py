@@ -84,7 +84,7 @@ def drawn(gallery):
     rng = np.random.default_rng(7)
     ask = lambda prompts, seed: gallery.facts(prompts, [seed + i for i in range(len(prompts))], progress=True)  # noqa: E731
     plain = [with_article(s) for s in SUBJECTS for _ in range(2)]
-    right = [f["subjects"][0] == s for f, s in zip(ask(plain, 10_000), [s for s in SUBJECTS for _ in range(2)], strict=True)]
+    right = [f["subjects"][:1] == [s] for f, s in zip(ask(plain, 10_000), [s for s in SUBJECTS for _ in range(2)], strict=True)]
     out = [record("drawn plain prompts: right subject, %", share(right), ">= 97")]
     media = []
     for medium in MEDIA:
@@ -96,7 +96,7 @@ def drawn(gallery):
     facts = ask([with_article(*c) for c in colours], 30_000)
     out.append(record("drawn: right colour, %", share([f["colour"] == c for f, (_, c) in zip(facts, colours, strict=True)]), ">= 90"))
     out.append(
-        record("drawn with a colour: right subject, %", share([f["subjects"][0] == s for f, (s, _) in zip(facts, colours, strict=True)]))
+        record("drawn with a colour: right subject, %", share([f["subjects"][:1] == [s] for f, (s, _) in zip(facts, colours, strict=True)]))
     )
     pairs = [tuple(map(str, rng.choice(SUBJECTS, 2, replace=False))) for _ in range(240)]
     facts = ask([" and ".join(map(with_article, p)) for p in pairs], 40_000)
@@ -125,7 +125,7 @@ def relevance_and_taste(scorer):
     bare = scorer.texts([with_article(claims[i].subjects[0]) for i in single])
     other = scorer.texts([with_article(rng.choice([s for s in SUBJECTS if s != claims[i].subjects[0]])) for i in single])
     cosine, wrong = (images[single] * bare).sum(1), (images[single] * other).sum(1)
-    shown = np.array([facts[i]["subjects"][0] == claims[i].subjects[0] for i in single])
+    shown = np.array([facts[i]["subjects"][:1] == [claims[i].subjects[0]] for i in single])
     out.append(record("CLIP: right against wrong bare subject, area under curve", area_under_curve(cosine[shown], wrong[shown]), ">= 0.97"))
     out.append(
         record(
