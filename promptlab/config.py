@@ -63,6 +63,7 @@ class Preset:
     test_prompts: int  # prompts that a lesson's own evaluation measures
     test_images: int  # seeds for each of them
     spread: float  # how much the true gain differs from prompt to prompt, as a standard deviation in reward
+    noise: float  # and what the luck of a seed adds to the gain of one picture, likewise
     # What it costs; "measured" or "estimated" belongs to every number
     seconds_per_image: float  # drawing, checking and embedding one training picture
     seconds_per_test_image: float  # the same with the generator of the evaluation
@@ -113,7 +114,8 @@ POCKET = Preset(
     sft_batch=32,
     test_prompts=40,
     test_images=2,
-    spread=1.4,  # measured 2026-11-25: the reference run's intervals of PPO minus plain, less the seeds' part
+    spread=1.4,  # measured 2026-11-27: PPO minus plain over the test prompts of the reference run, less what the seeds add
+    noise=0.28,  # likewise, of every third of them: the reward of a rewrite differs by this between four pictures
     seconds_per_image=0.039,  # the median of the 80 updates of the reference run
     seconds_per_test_image=0.039,
     seconds_per_update=3.0,
@@ -178,6 +180,8 @@ COLAB = Preset(
     test_prompts=24,  # estimated: 24 x 2 pictures of four methods take ten minutes with v1-4
     test_images=2,  # the paper's
     spread=0.5,  # estimated: as large as the paper's mean gain, .47
+    # Two ratings of .26 and a relevance of 20 x .017: what pictures of one prompt differ by with v1-4, from public score files.
+    noise=0.50,
     scheduler="",  # SD-Turbo brings the one it was trained with
     safety="CompVis/stable-diffusion-v1-4",  # also for SD-Turbo, which comes without one
     test_generator="CompVis/stable-diffusion-v1-4",  # what the paper reports, so what counts

@@ -20,10 +20,10 @@ def rising(plain, texts, seeds):
 def test_pockets_knobs_are_what_they_were(monkeypatch):
     monkeypatch.delenv("PROMPTLAB_PRESET", raising=False)
     s = ppo.Settings()
-    assert (s.prompts, s.samples, s.images, s.new_tokens, s.epochs, s.minibatch, s.decay) == (16, 6, 1, 40, 2, 48, 80)
-    assert (s.lr, s.value_clip, s.kl, s.kl_target) == (6e-4, 1.0, 0.1, None) and POCKET.ppo_updates == 80
+    assert (s.prompts, s.samples, s.images, s.new_tokens, s.epochs, s.minibatch, s.decay) == (8, 12, 1, 40, 4, 96, 120)
+    assert (s.lr, s.value_clip, s.kl, s.kl_target) == (2.5e-4, 1.0, 0.1, None) and POCKET.ppo_updates == 120
     assert (POCKET.sft_epochs, POCKET.sft_lr, POCKET.sft_batch) == (2, 3e-4, 32)
-    assert (POCKET.steps, POCKET.guidance, POCKET.batch, POCKET.safety, POCKET.clip_architecture) == (8, 3.5, 32, "", "")
+    assert (POCKET.steps, POCKET.guidance, POCKET.batch, POCKET.safety, POCKET.clip_architecture) == (2, 1.0, 32, "", "")
 
 
 @pytest.mark.parametrize("chosen", PRESETS.values(), ids=list(PRESETS))

@@ -6,24 +6,20 @@ from dataclasses import dataclass, fields
 from promptlab.config import POCKET, SAFETY, Preset, for_evaluation, preset
 from promptlab.models import sources
 from promptlab.models.memory import estimate_memory
-from promptlab.rewards import PAPER_AESTHETIC_SD, PAPER_RELEVANCE_SD, PAPER_SLOPE
 from promptlab.runtime import PromptlabError, device
 
 METHODS = 4  # what a lesson's evaluation draws for every prompt: plain, a fixed ending, SFT, PPO
-# The seeds' part of a reward from one picture of x and one of y: two aesthetic ratings and one relevance. A calibrated preset
-# (rewards.calibrate) has the paper's noise by construction.
-SEED_NOISE = math.hypot(math.sqrt(2) * PAPER_AESTHETIC_SD, PAPER_SLOPE * PAPER_RELEVANCE_SD)
 Z = 1.96 + 0.84  # 95 % confidence, and a chance of 80 % to see a gain that is there
 
 
-def smallest_gain(prompts: int, images: int, spread: float) -> float:
+def smallest_gain(prompts: int, images: int, spread: float, noise: float) -> float:
     """The smallest mean gain in reward that an evaluation of `prompts` prompts with `images` seeds each detects.
 
     (1.96 + .84) x sqrt((spread^2 + noise^2 / images) / prompts): the standard error of a mean of paired differences, times
     what 95 % confidence and 80 % power ask for (Cohen 1988, chapter 2). More prompts help in any case, more seeds only until
     the spread between prompts is all that is left.
     """
-    return Z * math.sqrt((spread**2 + SEED_NOISE**2 / images) / prompts)
+    return Z * math.sqrt((spread**2 + noise**2 / images) / prompts)
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,7 @@ def budget(chosen: Preset) -> Budget:
     test_images = chosen.test_prompts * chosen.test_images * METHODS
     seconds = train_images * chosen.seconds_per_image + chosen.ppo_updates * chosen.seconds_per_update
     seconds += test_images * chosen.seconds_per_test_image
-    gain = smallest_gain(chosen.test_prompts, chosen.test_images, chosen.spread)
+    gain = smallest_gain(chosen.test_prompts, chosen.test_images, chosen.spread, chosen.noise)
     return Budget(chosen.ppo_updates, rollouts, train_images, test_images, seconds / 60, download(chosen), gain)
 
 
@@ -69,7 +65,7 @@ def download(chosen: Preset) -> float:
 def describe(chosen: Preset | None = None) -> str:
     """What a preset changes against pocket and what its full run costs, as lines of text; `print(describe())`."""
     chosen = chosen or preset()
-    said_below = ("name", "purpose", "spread", "timed", "seconds_per_image", "seconds_per_test_image", "seconds_per_update")
+    said_below = ("name", "purpose", "spread", "noise", "timed", "seconds_per_image", "seconds_per_test_image", "seconds_per_update")
     changed = [f.name for f in fields(Preset) if f.name not in said_below and getattr(chosen, f.name) != getattr(POCKET, f.name)]
     lines = [f"Preset {chosen.name}: {chosen.purpose}."]
     if changed:
@@ -88,7 +84,7 @@ def describe(chosen: Preset | None = None) -> str:
         f"  minutes                 {b.minutes:,.0f} ({chosen.timed})",
         f"  memory                  {memory}",
         f"  download                {b.download_mb / 1000:.1f} GB once" if b.download_mb else "  download                nothing",
-        f"  smallest gain           {b.gain:.2f} in reward: 2.8 x sqrt(({chosen.spread}^2 + {SEED_NOISE:.2f}^2 / {chosen.test_images}) / {chosen.test_prompts}), "
+        f"  smallest gain           {b.gain:.2f} in reward: 2.8 x sqrt(({chosen.spread}^2 + {chosen.noise}^2 / {chosen.test_images}) / {chosen.test_prompts}), "
         "seen in four of five runs",
     ]
     if chosen.safety or chosen.test_generator:

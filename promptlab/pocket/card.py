@@ -248,8 +248,8 @@ def measure(out, preset, folder):
     scorer = Scorer(preset, folder)
     vae = AutoencoderTiny.from_pretrained(out / "generator" / "vae").eval()
     records = timing(scorer.gallery.generator) + fidelity_to_truth(scorer.gallery.generator, vae.to(device()))
-    records += kindness(scorer.gallery.generator, scorer.gallery.judge.model)
-    records += renders(vae, scorer.gallery.judge, scorer.rate, scorer.clip)
+    judge = scorer.gallery.judge.model
+    records += kindness(scorer.gallery.generator, judge) + renders(vae, judge, scorer.rate, scorer.clip)
     return records + drawn(scorer.gallery) + relevance_and_taste(scorer) + taste_on_renders() + taste_on_drawn(scorer.gallery)
 
 

@@ -1,7 +1,5 @@
 """The README's first picture and its one number: prompts as typed, after SFT and after PPO, on the same seed."""
 
-import numpy as np
-
 from promptlab.evaluation import load_results
 from promptlab.policy import load_policy
 from promptlab.prompts import load_prompts
@@ -13,11 +11,16 @@ FEATURED = ("a frog", "i am looking for a cupcake", "pink bus")
 
 
 def failure(scorer, policy, every=8):
-    """Of every eighth test prompt, the one whose picture loses most gold when PPO rewrites it: what the strip must not hide."""
+    """Of every eighth test prompt, the one that PPO's rewrite serves worst, which the strip must not hide.
+
+    Worst is a picture that has lost a word of the person; of several such, or where there is none, the one that loses most gold.
+    """
     plain = [r["x"] for r in load_prompts("test")[::every]]
 
     def rate(texts):
-        return np.array([f["gold"] for f in scorer.gallery.facts(texts, [SEED] * len(texts), progress=True)])
+        facts = scorer.gallery.facts(texts, [SEED] * len(texts), progress=True)
+        judge = scorer.gallery.judge
+        return 10 * judge.kept(facts, plain).astype(float) + judge.gold(facts, plain)  # gold has 9 points from worst to best
 
     return plain[int((rate(policy.rewrite(plain)) - rate(plain)).argmin())]
 

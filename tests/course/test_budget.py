@@ -1,6 +1,7 @@
 """What a run costs, by hand and by simulation."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -12,16 +13,17 @@ from promptlab.course.budget import smallest_gain
 
 def test_the_smallest_gain_is_seen_in_four_of_five_simulated_evaluations():
     """The formula against simulation: true gains differ by prompt, each picture adds noise, an interval must exclude zero."""
-    rng, prompts, images, spread, tries = np.random.default_rng(0), 48, 2, 0.5, 4000
-    gain = smallest_gain(prompts, images, spread)
-    measured = gain + rng.normal(0, spread, (tries, prompts)) + rng.normal(0, budget.SEED_NOISE, (tries, prompts, images)).mean(2)
+    rng, prompts, images, spread, noise, tries = np.random.default_rng(0), 48, 2, 0.5, 0.6, 4000
+    gain = smallest_gain(prompts, images, spread, noise)
+    measured = gain + rng.normal(0, spread, (tries, prompts)) + rng.normal(0, noise, (tries, prompts, images)).mean(2)
     low = measured.mean(1) - 1.96 * measured.std(1, ddof=1) / prompts**0.5
     assert (low > 0).mean() == pytest.approx(0.8, abs=0.03)
 
 
 def test_the_seeds_noise_is_that_of_the_papers_setting():
     """Two aesthetic ratings of spread .26 and a relevance of 20 x .017: about .35 for two pictures."""
-    assert budget.SEED_NOISE / 2**0.5 == pytest.approx(0.35, abs=0.01)
+    assert COLAB.noise == pytest.approx(math.hypot(2**0.5 * 0.26, 20 * 0.017), abs=0.01)
+    assert COLAB.noise / 2**0.5 == pytest.approx(0.35, abs=0.01)
 
 
 def test_budgets_by_hand():
