@@ -126,7 +126,7 @@ def test_the_weights_are_small_and_in_half_precision():
 
     files, policies = check_weights(POCKET), [check_weights(POCKET / stage)[0] for stage in ("language", "sft", "ppo")]
     world = [f for f in files if f not in policies]
-    assert len(world) == 6 and sum(f.stat().st_size for f in world) <= 45e6
+    assert len(world) == 6 and sum(f.stat().st_size for f in world) <= 64e6
     assert sum(f.stat().st_size for f in policies) <= 15e6
     for file in files:
         with safe_open(file, "pt") as weights:
@@ -158,7 +158,11 @@ BARS = [("PSNR", ">= 30"), ("judge on renders: subject, %", ">= 97"), ("judge on
         ("drawn: both of a pair", ">= 70"), ("right caption among 100", ">= 70"), ("bare subject, area", ">= 0.97"), ("wrong colour, area", ">= 0.9"),
         ("bare cosine against gold", "< 0.25"), ("head against gold on renders", ">= 0.85"), ("head against gold on drawn", ">= 0.75"), ("on top", "<= 10"),
         ("renders: fixed - plain", ">= 1"), ("renders: by kind - fixed", ">= 0.8"), ("drawn pictures: fixed - plain", ">= 1"),
-        ("drawn pictures: by kind - fixed", ">= 0.8"), ("renders: largest share", "<= 0.5"), ("weights of the world together", "<= 45")]  # fmt: skip
+        ("drawn pictures: by kind - fixed", ">= 0.8"), ("renders: largest share", "<= 0.5"), ("weights of the world together", "<= 64"),
+        ("drawn plain prompts: nearest true picture, SSIM", ">= 0.9"), ("drawn plain prompts: nearest true picture, dB", ">= 25"),
+        ("drawn plain prompts: worst tenth", ">= 0.82"), ("drawn styled: SSIM that the autoencoder", "<= 0.08"),
+        ("drawn coloured: SSIM that the autoencoder", "<= 0.08"), ("drawn pairs: SSIM that the autoencoder", "<= 0.12"),
+        ("the judge names a subject", "<= 10")]  # fmt: skip
 
 
 @pytest.mark.parametrize("part, bar", BARS)
