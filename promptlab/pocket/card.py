@@ -20,6 +20,7 @@ from promptlab.pocket.taste import gold, truth_as_seen
 from promptlab.runtime import device, hardware, write_atomically
 
 COMMAND = "python -m promptlab.pocket card"
+PER_MEDIUM, PAIRS = 40, 240  # drawn prompts that ask for each medium, and for two nouns
 FINE = {"pixel art", "stained glass"}  # swallow a pair
 COLOURLESS = {"pencil sketch", "neon", "silhouette"}  # and black and white: lose a colour
 
@@ -88,7 +89,7 @@ def drawn(gallery):
     out = [record("drawn plain prompts: right subject, %", share(right), ">= 97")]
     media = []
     for medium in MEDIA:
-        prompts = [f"{with_article(s)}, {rng.choice(MEDIUM_WORDS[medium])}" for s in rng.choice(SUBJECTS, 40)]
+        prompts = [f"{with_article(s)}, {rng.choice(MEDIUM_WORDS[medium])}" for s in rng.choice(SUBJECTS, PER_MEDIUM)]
         media.append(share([f["medium"] == medium for f in ask(prompts, 20_000)]))
         out.append(record(f"drawn: medium {medium}, %", media[-1]))
     out.insert(1, record("drawn: right medium, mean over media, %", np.mean(media), ">= 95"))
@@ -98,7 +99,7 @@ def drawn(gallery):
     out.append(
         record("drawn with a colour: right subject, %", share([f["subjects"][:1] == [s] for f, (s, _) in zip(facts, colours, strict=True)]))
     )
-    pairs = [tuple(map(str, rng.choice(SUBJECTS, 2, replace=False))) for _ in range(240)]
+    pairs = [tuple(map(str, rng.choice(SUBJECTS, 2, replace=False))) for _ in range(PAIRS)]
     facts = ask([" and ".join(map(with_article, p)) for p in pairs], 40_000)
     out.append(
         record("drawn: both of a pair, %", share([set(f["subjects"]) == set(p) for f, p in zip(facts, pairs, strict=True)]), ">= 70")

@@ -78,7 +78,7 @@ def test_same_seed_same_picture_other_seed_or_words_another(tiny_generator, draw
 def test_steps_and_guidance_have_the_presets_defaults_and_change_pictures(tiny_generator, tiny_preset, drawn):
     assert (tiny_generator.steps, tiny_generator.guidance, tiny_generator.batch) == (tiny_preset.steps, tiny_preset.guidance, 4)
     assert (tiny_generator.generate(PROMPTS, SEEDS, steps=2, guidance=tiny_preset.guidance) == drawn).all()
-    for change in (dict(steps=4), dict(guidance=1), dict(guidance=9)):
+    for change in (dict(steps=4), dict(guidance=3), dict(guidance=9)):
         assert apart(tiny_generator.generate(PROMPTS[:1], SEEDS[:1], **change), drawn[:1]) > 1, change
 
 
@@ -111,7 +111,7 @@ def test_strange_prompts_draw(tiny_generator):
         warnings.simplefilter("error", UserWarning)
         images = tiny_generator.generate(STRANGE, [1] * len(STRANGE))
     assert images.shape == (len(STRANGE), 128, 128, 3)
-    assert min(apart(images[i], images[j]) for i in range(len(STRANGE)) for j in range(i)) > 0.5, "each prompt counts"
+    assert min(apart(images[i], images[j]) for i in range(len(STRANGE)) for j in range(i)) > 0.2, "each prompt counts"
 
 
 def test_spaces_and_control_characters_are_no_words(tiny_generator, drawn):
@@ -147,9 +147,9 @@ def test_a_prompt_that_just_fits_does_not_warn(tiny_generator):
 
 def test_a_key_holds_everything_that_changes_a_picture(tiny_generator):
     key = tiny_generator.key("a frog", 1)
-    assert key == tiny_generator.key("a frog", np.int64(1), steps=2, guidance=3.5)
+    assert key == tiny_generator.key("a frog", np.int64(1), steps=2, guidance=1.0)
     others = [tiny_generator.key("a dog", 1), tiny_generator.key("a frog", 2), tiny_generator.key("a frog", 1, steps=3),
-              tiny_generator.key("a frog", 1, guidance=1.0), tiny_generator.key("a frog", 1, guidance=0)]  # fmt: skip
+              tiny_generator.key("a frog", 1, guidance=3.5), tiny_generator.key("a frog", 1, guidance=0)]  # fmt: skip
     assert len({key, *others}) == 6 and hash(key)
 
 

@@ -184,7 +184,7 @@ def test_each_hub_id_stands_once():
     code = {p: p.read_text() for p in (data_dir().parent / "promptlab").rglob("*.py")}
     for source in sources.HUB:
         places = [p.name for p, text in code.items() if f'"{source}"' in text]
-        assert set(places) <= {"sources.py", "config.py", "memory.py", "policy.py", "pickscore.py"}, (source, places)
+        assert set(places) <= {"sources.py", "config.py", "memory.py", "policy.py", "pickscore.py", "shapes.py"}, (source, places)
 
 
 def test_a_missing_package_names_both_commands(monkeypatch):

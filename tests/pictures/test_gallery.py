@@ -308,7 +308,7 @@ def test_a_damaged_row_is_drawn_again(tmp_path, change, where):
 
 
 @pytest.mark.parametrize("fact", ['{}', '{"gold": "high"}', '{"gold": NaN, "subjects": ["ant", "fox"], "colour": "red", "medium": "photo", "background": "snow"}',
-                                  '{"gold": 5, "subjects": ["ant"], "colour": "red", "medium": "photo", "background": "snow"}',
+                                  '{"gold": 5, "subjects": ["ant", "fox", "owl"], "colour": "red", "medium": "photo", "background": "snow"}',
                                   '{"gold": 5, "subjects": ["ant", "fox"], "colour": 3, "medium": "photo", "background": "snow"}'])  # fmt: skip
 def test_facts_that_lack_something_are_drawn_again(gallery, fact):
     before = gallery.facts(["a frog"], [1])
