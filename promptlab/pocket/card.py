@@ -272,8 +272,16 @@ def publish(out, records):
         rows.append(
             f"| {item['name']} | {item['value']:.3f}{interval} | {item['bar'] or ''} | {('yes' if meets(item) else '**no**') if item['bar'] else ''} |"
         )
-    text = CARD.format(subjects=len(SUBJECTS), table="\n".join(rows), date=datetime.date.today(), hardware=hardware(), command=COMMAND)
-    write_atomically(out / "README.md", text)
+    when = {"date": datetime.date.today(), "hardware": hardware(), "command": COMMAND}
+    write_atomically(out / "README.md", CARD.format(subjects=len(SUBJECTS), table="\n".join(rows), blind=named_blind(out), **when))
+
+
+def named_blind(out) -> str:
+    """What people named who saw sheets of `python -m promptlab.pocket sheet` without the key, from `blind.json`: rows of a table."""
+    kept = out / "blind.json"
+    rows = json.loads(kept.read_text(encoding="utf8")) if kept.exists() else []
+    keys = ("date", "reader", "steps", "group", "pictures", "named", "word for word", "judge", "look")
+    return "\n".join("| " + " | ".join(str(row[k]) for k in keys) + " |" for row in rows)
 
 
 CARD = """# The pocket world: model card
@@ -299,4 +307,14 @@ training never saw together, too. {date}, preset pocket. Hardware: {hardware}.
 `{command}` measures everything again; `card.json` holds the same figures.
 
 {table}
+
+## Named by readers
+
+`python -m promptlab.pocket sheet` writes numbered sheets of pictures drawn by chance, and the key apart. Readers who had seen neither key nor a list of
+nouns named what they saw. A synonym counts as named ("steam locomotive" for a steam train); the column after it asks for the very words.
+Pairs ask for both. Look is 1 (mush) to 5 (clean). "Judge" is how many of the same pictures the judge says are right.
+
+| date | reader | steps | asked for | pictures | named | word for word | judge | look |
+|---|---|---|---|---|---|---|---|---|
+{blind}
 """
