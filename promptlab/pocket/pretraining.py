@@ -1,6 +1,6 @@
 """What pretraining buys: a language model that has read the web, trained as the pocket one was, measured beside it.
 
-`PROMPTLAB_PRESET=laptop python -m promptlab.pocket pretraining` does it all in about an hour on two cores, writes
+`PROMPTLAB_PRESET=laptop python -m promptlab.pocket pretraining` does it all in three quarters of an hour on two cores, writes
 `pretraining.json`, and goes on where it stopped. Lesson beyond/11_pretraining reads that file.
 """
 
