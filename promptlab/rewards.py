@@ -196,7 +196,7 @@ def calibrate(scorer, plain, engineered, seeds, progress=False) -> Calibration:
 
 
 def load_calibration(preset) -> Calibration:
-    """The preset's calibration as `python -m promptlab.pocket card` measured it; the paper's where it has the paper's CLIP and head."""
+    """The preset's calibration as `python -m promptlab.pocket build` measured it; the paper's where it has the paper's CLIP and head."""
     if not preset.calibration:
         return Calibration(PAPER_SLOPE, PAPER_THRESHOLD, 1.0)
     path = data_dir() / preset.calibration

@@ -16,7 +16,7 @@ def test_a_rehearsal_stops_goes_on_and_ends_in_a_world_that_draws(font, tmp_path
     assert command.main(["rehearse"]) == 130 and "goes on" in capsys.readouterr().err
     assert training.STEPS is None, "a stopped rehearsal must not shorten the next real build"
     kept = {f.name: f.stat().st_mtime_ns for f in (tmp_path / "pocket" / "rehearsal").glob("*.ckpt")}
-    assert {"autoencoder.ckpt", "clip.ckpt", "decoder.ckpt"} <= kept.keys()
+    assert {"language.ckpt", "autoencoder.ckpt", "clip.ckpt"} <= kept.keys()
 
     monkeypatch.setattr(build.unet, "fit", real)
     assert command.main(["rehearse"]) == 0

@@ -88,7 +88,7 @@ def test_what_lesson_11_says_of_the_shipped_run_is_so():
         assert find(name, "pretrained sft", "sft", "intent")["high"] < 0
     for kind in ("pair", "label"):
         assert find(f"out_of_domain: {kind}", "pretrained sft", None, "intent")["mean"] < 15, "lost by SFT"
-        assert find(f"out_of_domain: {kind}", "pretrained ppo", None, "intent")["mean"] < 15, "and not found again by PPO"
+        assert find(f"out_of_domain: {kind}", "pretrained ppo", None, "intent")["mean"] < 25, "and hardly found again by PPO"
     pairs = [r for r in rewrites if " and " in r["x"] and r["set"] == "out_of_domain"]
     assert pairs and not any(" and " in split_prompt(r["pretrained sft"])[0] for r in pairs)
     fluent = min(METHODS, key=lambda m: pretraining.mean_of(records, m, "surprise"))
