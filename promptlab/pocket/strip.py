@@ -10,12 +10,12 @@ SEED = 500_001  # the first of the seeds that only score
 FEATURED = ("a frog", "i am looking for a cupcake", "pink bus")
 
 
-def failure(scorer, policy, every=8):
-    """Of every eighth test prompt, the one that PPO's rewrite serves worst, which the strip must not hide.
+def failure(scorer, policy):
+    """The test prompt that PPO's rewrite serves worst, which the strip must not hide.
 
     Worst is a picture that has lost a word of the person; of several such, or where there is none, the one that loses most gold.
     """
-    plain = [r["x"] for r in load_prompts("test")[::every]]
+    plain = [r["x"] for r in load_prompts("test")]
 
     def rate(texts):
         facts = scorer.gallery.facts(texts, [SEED] * len(texts), progress=True)
