@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from promptlab.pocket.training import mixed, on_device, train
+from promptlab.pocket.training import batch_for, mixed, on_device, train
 from promptlab.runtime import bar, device
 
 BOX, POLISH = 0.14, 0.06  # shares of the build's time
@@ -40,7 +40,7 @@ def fit(images, folder, steps=None):
         y = vae.decoder(z + 0.05 * z.detach().std() * torch.randn_like(z)).float()
         return (y - x).abs().mean() + 2 * (y - x).pow(2).mean() + 0.001 * z.float().pow(2).mean()
 
-    return train("autoencoder", folder, BOX, {"vae": vae}, loss_of, 2e-3, BATCH[device().type], len(images), ema=("vae",), steps=steps)["vae"]
+    return train("autoencoder", folder, BOX, {"vae": vae}, loss_of, 2e-3, batch_for(BATCH), len(images), ema=("vae",), steps=steps)["vae"]
 
 
 def polish(vae, images, folder, steps=None):
@@ -62,7 +62,7 @@ def polish(vae, images, folder, steps=None):
         return 4 * (y - x).pow(2).mean() + 0.2 * (y - x).abs().mean()
 
     vae.decoder = train(
-        "decoder", folder, POLISH, {"decoder": vae.decoder}, loss_of, 1e-3, BATCH[device().type], len(images), ema=("decoder",), steps=steps
+        "decoder", folder, POLISH, {"decoder": vae.decoder}, loss_of, 1e-3, batch_for(BATCH), len(images), ema=("decoder",), steps=steps
     )["decoder"]
     return vae
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from promptlab.pocket.captions import caption, claim_as_people, rubbish
 from promptlab.pocket.pairs import often
 from promptlab.pocket.subjects import KIND, SUBJECTS, with_article
-from promptlab.pocket.training import train
+from promptlab.pocket.training import batch_for, train
 from promptlab.runtime import device
 
 BOX, CONTEXT, ROUNDS = 0.08, 128, 4
@@ -87,7 +87,7 @@ def pages(pictures, seed):
 def fit(specs, tokenizer, folder, steps=None):
     """Train on pages about specifications, as often as training meets each; `tokenizer` from `policy_tokenizer`."""
     torch.manual_seed(0)
-    batch = BATCH[device().type]
+    batch = batch_for(BATCH)
     model, end = new_model(tokenizer), tokenizer.eos_token_id
     given, learnt = zip(*(page for r in range(ROUNDS) for page in pages([specs[i] for i in often(specs)], 90 + r)), strict=True)
     encode = lambda texts: tokenizer(list(texts), add_special_tokens=False).input_ids  # noqa: E731

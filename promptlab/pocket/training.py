@@ -42,6 +42,11 @@ def on_device(array):
         return torch.from_numpy(np.asarray(array)).to(device())
 
 
+def batch_for(sizes):
+    """The batch size of a dict from device type to size; a device that is not in it gets the CPU's."""
+    return sizes.get(device().type, sizes["cpu"])
+
+
 def mixed(**kwargs):
     """bfloat16 where the hardware multiplies it natively; elsewhere it is emulated, and 20 times slower than float32."""
     return torch.autocast(device().type, torch.bfloat16, enabled=hardware().dtype == torch.bfloat16, **kwargs)

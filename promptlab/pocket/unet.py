@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from promptlab.pocket.captions import claim_as_people
 from promptlab.pocket.clip import CONTEXT, captions_for, text_encoder_from, tokenize
 from promptlab.pocket.pairs import often
-from promptlab.pocket.training import on_device, train
+from promptlab.pocket.training import batch_for, on_device, train
 from promptlab.runtime import device, hardware
 
 BOX, ROUNDS, RATE = 0.48, 6, 2e-3  # share of the build's time, captions of each specification, step size
@@ -97,7 +97,7 @@ def fit(specs, latents, clip, tokenizer, folder, steps=None):
 
     modules = {"unet": unet, "text_encoder": encoder}
     done = train(
-        "unet", folder, BOX, modules, loss_of, RATE, BATCH[where.type], len(order), ema=tuple(modules), lr_scale={"text_encoder": 0.2},
+        "unet", folder, BOX, modules, loss_of, RATE, batch_for(BATCH), len(order), ema=tuple(modules), lr_scale={"text_encoder": 0.2},
         muon=("unet",) if hardware().dtype == torch.bfloat16 else (),  # it multiplies in bfloat16: elsewhere AdamW is far faster
         steps=steps,
     )  # fmt: skip

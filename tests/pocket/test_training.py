@@ -240,3 +240,9 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch, fails)
     with pytest.raises(PromptlabError, match=r"tiny\.ckpt"):
         save_checkpoint({"step": 2, "x": torch.zeros(1000)}, path)
     assert load_checkpoint(path)["step"] == 1 and os.listdir(tmp_path) == ["tiny.ckpt"]
+
+
+@pytest.mark.parametrize("kind, size", [("cpu", 24), ("cuda", 64), ("mps", 24)])
+def test_a_device_nobody_thought_of_gets_the_cpus_batch(monkeypatch, kind, size):
+    monkeypatch.setattr(training, "device", lambda: torch.device(kind))
+    assert training.batch_for({"cpu": 24, "cuda": 64}) == size
