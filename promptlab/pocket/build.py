@@ -98,25 +98,26 @@ def encoder():
 
 
 def all_latents():
-    """Scaled latents of the training pictures as a float16 tensor (specifications, variants, 16, 16, 16), and the scaling factor."""
+    """Scaled latents of the training pictures as a float16 tensor (specifications, variants, 16, 16, 16)."""
     import torch
 
     folder = build_folder()
     latents = once(folder / "latents.npy", lambda: autoencoder.encode_all(encoder(), training_pictures()[1], folder / "scale.json").numpy())
     per_spec = len(variants(training_specs()[0]))
-    shaped = torch.from_numpy(np.array(latents)).view(-1, per_spec, *latents.shape[1:])
-    return shaped, json.loads((folder / "scale.json").read_text())["scaling_factor"]
+    return torch.from_numpy(np.array(latents)).view(-1, per_spec, *latents.shape[1:])
 
 
 def denoiser():
     """The trained UNet and text encoder."""
-    return unet.fit(training_specs(), all_latents()[0], young_clip(), tokenizer(), build_folder())
+    return unet.fit(training_specs(), all_latents(), young_clip(), tokenizer(), build_folder())
 
 
 def save_generator(out):
     """Polish the decoder and write the generator, of whatever the denoiser has learnt."""
     vae = autoencoder.polish(encoder(), some_pictures(), build_folder())
-    unet.save(*denoiser(), vae, all_latents()[1], tokenizer(), out / "generator")
+    unet_and_encoder = denoiser()  # which makes the latents, where there are none yet, and with them their scale
+    factor = json.loads((build_folder() / "scale.json").read_text())["scaling_factor"]
+    unet.save(*unet_and_encoder, vae, factor, tokenizer(), out / "generator")
 
 
 def save_clip(out):
@@ -215,11 +216,14 @@ def preset_for(out: Path):
 
 def write_calibration(out):
     """Measure slope, threshold and scale of the reward on plain and on engineered prompts and write them beside the weights."""
+    # A rehearsal trains so little that it draws the same whatever is asked, which is no yardstick.
+    measured = Calibration(PAPER_SLOPE, PAPER_THRESHOLD, 1.0) if training.STEPS else measure_calibration(out)
+    write_atomically(out / "calibration.json", json.dumps(asdict(measured), indent=2))
+
+
+def measure_calibration(out) -> Calibration:
+    """The calibration of the world in `out`, on half of the nouns plain and some of the others in a colour."""
     scorer, rng = Scorer(preset_for(out), build_folder() / "cache", calibration=False), random.Random(SEED)
     claims = [Picture((s,)) for s in SUBJECTS[::2]] + [Picture((s,), c) for s, c in zip(SUBJECTS[1::16], COLOURS, strict=False)]
     engineered = [community.engineer(c, rng) for c in claims]
-    if training.STEPS:  # so short a training draws the same whatever is asked, which is no yardstick
-        measured = Calibration(PAPER_SLOPE, PAPER_THRESHOLD, 1.0)
-    else:
-        measured = calibrate(scorer, [content(c) for c in claims], engineered, range(80_000, 80_004), progress=True)
-    write_atomically(out / "calibration.json", json.dumps(asdict(measured), indent=2))
+    return calibrate(scorer, [content(c) for c in claims], engineered, range(80_000, 80_004), progress=True)
