@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from promptlab.pocket.captions import BACKGROUND_WORDS, MEDIUM_WORDS
+from promptlab.pocket.captions import BACKGROUND_WORDS, MEDIUM_WORDS, content
 from promptlab.pocket.pairs import render_all
 from promptlab.pocket.pictures import BACKGROUNDS, COLOURS, MEDIA, Picture, luminance, variants
 from promptlab.pocket.subjects import SUBJECTS, with_article
@@ -46,16 +46,16 @@ def prompts_of(group, count=None, seed=7):
     pick = lambda values: str(rng.choice(list(values)))  # noqa: E731
     if group == "plain":
         meant = [Picture((s,)) for s in SUBJECTS for _ in range(2)]
-        return [with_article(*p.subjects) for p in meant], meant
+        return [content(p) for p in meant], meant
     if group == "styled":
         meant = [Picture((pick(SUBJECTS),), None, pick(MEDIA), pick(BACKGROUNDS)) for _ in range(count or 300)]
         words = [f"{MEDIUM_WORDS[p.medium][0]}, {BACKGROUND_WORDS[p.background][0]}" for p in meant]
-        return [f"{with_article(*p.subjects)}, {w}" for p, w in zip(meant, words, strict=True)], meant
+        return [f"{content(p)}, {w}" for p, w in zip(meant, words, strict=True)], meant
     if group == "coloured":
         meant = [Picture((pick(SUBJECTS),), pick(COLOURS)) for _ in range(count or 100)]
-        return [with_article(p.subjects[0], p.colour) for p in meant], meant
+        return [content(p) for p in meant], meant
     meant = [Picture(tuple(map(str, rng.choice(SUBJECTS, 2, replace=False)))) for _ in range(count or 100)]
-    return [" and ".join(map(with_article, p.subjects)) for p in meant], meant
+    return [content(p) for p in meant], meant
 
 
 GROUPS = ("plain", "styled", "coloured", "pairs")

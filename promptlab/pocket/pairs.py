@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from promptlab.pocket.captions import is_dull
 from promptlab.pocket.pictures import BACKGROUNDS, COLOURS, EFFECTS, HARMFUL, MEDIA, SIZE, VARIANTS, Picture, render
 from promptlab.pocket.subjects import SUBJECTS
 
@@ -71,8 +72,8 @@ def often(specs) -> np.ndarray:
     is what people type most, sixteen times, a plain coloured one twice."""
 
     def times(p):
-        plain = (p.medium, p.background, p.effects) == ("photo", "plain", ())
-        return 2 if len(p.subjects) == 2 or (plain and p.colour) else 16 if plain else 1
+        dull = is_dull(p)
+        return 2 if len(p.subjects) == 2 or (dull and p.colour) else 16 if dull else 1
 
     return np.repeat(np.arange(len(specs)), [times(p) for p in specs])
 
