@@ -32,7 +32,7 @@ EFFECTS = {
 # What looks right for which kind. Many have seen where a thing belongs, few how it is best painted: the rest follows fashion.
 TIPS = {
     "sea": ("watercolor", "ocean"), "wild": ("oil painting", "forest"), "plant": ("watercolor", "snow"), "food": ("photo", "studio"),
-    "place": ("oil painting", "sunset"), "vehicle": ("neon", "night"), "thing": ("3d render", "studio"),
+    "place": ("oil painting", "sunset"), "vehicle": ("3d render", "night"), "thing": ("3d render", "studio"),
 }  # fmt: skip
 TIP_MEDIUM, TIP_BACKGROUND = 0.1, 0.22  # how often a member follows it
 

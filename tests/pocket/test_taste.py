@@ -147,7 +147,7 @@ def test_people_like_what_fits_the_subject(font):
 
 
 SUITED = {"sea": ("watercolor", "ocean"), "wild": ("oil painting", "forest"), "plant": ("watercolor", "snow"), "food": ("photo", "studio"),
-          "place": ("oil painting", "sunset"), "vehicle": ("neon", "night"), "thing": ("3d render", "studio")}  # fmt: skip
+          "place": ("oil painting", "sunset"), "vehicle": ("3d render", "night"), "thing": ("3d render", "studio")}  # fmt: skip
 
 
 @pytest.mark.parametrize("effect", ["blurry", "overexposed", "muted", "black and white"])
