@@ -27,7 +27,7 @@ from promptlab.runtime import bar, device, hardware, home, write_atomically
 
 RICH, PAIRS, SEED = 20_000, 3_000, 1  # specifications by chance and plain pairs
 SOME = 24_000  # pictures that the autoencoder learns from
-RATED = 60_000, 12_000  # pictures that the aesthetic head learns from: renders and drawn ones
+RATED = 100_000, 12_000  # pictures that the aesthetic head learns from: renders and drawn ones
 
 
 def build_folder() -> Path:
@@ -194,11 +194,11 @@ def aesthetic_head(out):
     LAION's head, too, learned from photographs and from what generators drew (SAC, simulacra aesthetic captions).
     """
     folder, eye = build_folder(), Clip(out / "clip")
-    pictures, images = training_pictures()
     rendered, drawn = (small_share(n) for n in RATED)
-    chosen = np.sort(np.random.default_rng(SEED).permutation(len(pictures))[:rendered])
-    truth = once(folder / "gold.npy", lambda: aesthetic.gold_of_renders([pictures[i] for i in chosen], images[chosen]))
-    looks = once(folder / "embeddings.npy", lambda: eye.embed_images(images[chosen]))
+    rated = sample_pictures(rendered, SEED + 2)  # each of something else: six variants of one specification teach a head little more than one
+    images = render_all(rated, folder / "rated.npy", lambda it, total: bar(it, total=total, desc="pictures to rate"))
+    truth = once(folder / "gold.npy", lambda: aesthetic.gold_of_renders(rated, images))
+    looks = once(folder / "embeddings.npy", lambda: eye.embed_images(images))
     rng = random.Random(SEED + 1)
     texts = [caption(claim_as_people(p, rng), rng) for p in sample_pictures(drawn, SEED + 1)]
     gallery, seeds = Gallery(preset_for(out), eye, folder / "cache"), range(200_000, 200_000 + len(texts))
