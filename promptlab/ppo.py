@@ -6,7 +6,6 @@ al. 2019 (KL to a frozen reference, adaptive coefficient), Hao et al. 2022, sect
 
 import copy
 import json
-import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -15,9 +14,19 @@ from torch import nn
 
 from promptlab.config import preset
 from promptlab.models.weights import load_checkpoint, save_checkpoint
-from promptlab.pictures.sheets import ContactSheet
-from promptlab.policy import Policy, Rewrites, inputs, log_probs, merged, with_adapters
-from promptlab.rewards import as_scores, mean_per_pair, promptist_reward
+from promptlab.objective import (
+    adapt_kl,
+    advantages_of,
+    explained,
+    leave_one_out,
+    masked_mean,
+    policy_loss,
+    token_rewards,
+    value_loss,
+    whiten,
+)  # fmt: skip
+from promptlab.policy import Policy, choices, chosen, entropy, merged, with_adapters
+from promptlab.rewards import PictureReward, as_scores  # noqa: F401 - so that a lesson finds the reward beside its learner
 from promptlab.runtime import PromptlabError, bar, device, enough_memory, interrupts, whole_rows, write_jsonl
 
 
@@ -37,11 +46,12 @@ class Settings:
     new_tokens: int = _preset("new_tokens")  # length limit of a rewrite [15 to 75, random]
     epochs: int = _preset("epochs")  # passes over a rollout: more squeezes it harder, and drifts farther from the policy that wrote it [4]
     minibatch: int = _preset("minibatch")  # rewrites per gradient step
+    microbatch: int = _preset("microbatch")  # of them at once in memory; 0: all. The gradient is the same, the memory less
     lr: float = _preset("lr")  # Adam's step size at the start [5e-5, for a model fifty times larger]
     decay: int = _preset("decay")  # updates over which it falls to a tenth: late steps settle what early ones found; 0: never [0]
     clip: float = 0.2  # a probability may change by this share before its gradient stops [0.2]
     value_clip: float = _preset("value_clip")  # and a value by this much: about as far as our rewards spread [0.2]
-    value_weight: float = 2.3  # of the value loss [2.3]
+    value_weight: float = 0.2  # of the value loss, which changes the policy too [2.3, for a value model of its own]
     gamma: float = 1.0  # a reward at the end counts in full for the first token [1]
     lam: float = 0.95  # GAE: 1 trusts only rewards, 0 only the value head [0.95]
     kl: float = _preset("kl")  # price of one nat of divergence from the reference, at the start [0.2]
@@ -51,108 +61,24 @@ class Settings:
     seed: int = 0
 
 
-# --- the arithmetic: every function takes (n, length) tensors and a bool mask of real tokens ------------------------
+# --- the state: a policy, its frozen start, a value head ------------------------------------------------------------
 
 
-def masked_mean(values, mask):
-    """Mean over real tokens, a scalar."""
-    return (values * mask).sum() / mask.sum()
+class ValueHead(nn.Module):
+    """What a rewrite is expected to earn, before each of its tokens: a small network on the policy's last hidden states; zero at first.
 
-
-def leave_one_out(scores, samples):
-    """Scores (n,), `samples` in a row for each prompt, minus the mean of the prompt's other ones: what a hard prompt costs cancels.
-
-    The baseline of Kool, van Hoof and Welling 2019; it does not depend on the rewrite itself, so the gradient stays unbiased.
+    The paper trains a second language model for this. Reading what the policy has read anyway halves the time and memory of
+    learning, and on pocket the rewards were no lower; the value loss then pulls at the policy too, so it weighs little.
     """
-    groups = scores.view(-1, samples)
-    return (groups - (groups.sum(1, keepdim=True) - groups) / (samples - 1)).flatten()
 
-
-def token_rewards(scores, log_p, log_ref, mask, kl):
-    """What each token earns: minus the KL price of choosing it, and on the last one the score of the whole rewrite *added*.
-
-    `scores` (n,), one per rewrite; `log_p`, `log_ref` log-probabilities under the sampling policy and the reference.
-    """
-    rewards = -kl * (log_p - log_ref) * mask
-    last = mask.sum(1) - 1
-    rewards[torch.arange(len(scores)), last] += scores
-    return rewards
-
-
-def advantages_of(rewards, values, mask, gamma, lam):
-    """Generalised advantage estimation, backwards in time; returns (advantages, returns), zero behind the end.
-
-    delta_t = r_t + gamma V_t+1 - V_t;  A_t = delta_t + gamma lam A_t+1;  return = A + V.
-    """
-    advantages, ahead, value_ahead = torch.zeros_like(rewards), 0.0, 0.0
-    for t in reversed(range(rewards.shape[1])):
-        here = mask[:, t].float()
-        delta = rewards[:, t] + gamma * value_ahead - values[:, t]
-        ahead = (delta + gamma * lam * ahead) * here
-        advantages[:, t], value_ahead = ahead, values[:, t] * here
-    return advantages, (advantages + values) * mask
-
-
-def whiten(values, mask):
-    """Shift and scale to mean 0 and variance 1 over real tokens, zero elsewhere."""
-    mean = masked_mean(values, mask)
-    variance = masked_mean((values - mean) ** 2, mask)
-    return (values - mean) * (variance + 1e-8).rsqrt() * mask
-
-
-def policy_loss(log_p, log_old, advantages, mask, clip):
-    """The clipped objective, to be minimised; returns (loss, share of tokens where the clip is active)."""
-    ratio = (log_p - log_old).exp()
-    free, clipped = -advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip)
-    return masked_mean(torch.maximum(free, clipped), mask), masked_mean((clipped > free).float(), mask)
-
-
-def value_loss(values, old_values, returns, mask, clip):
-    """Half the squared error of the value head, which may not leave its old value by more than `clip` in one update."""
-    near = old_values + (values - old_values).clamp(-clip, clip)
-    return 0.5 * masked_mean(torch.maximum((values - returns) ** 2, (near - returns) ** 2), mask)
-
-
-def adapt_kl(coefficient, measured, target, rewrites, horizon):
-    """The next KL coefficient, from the measured nats per rewrite *to the reference* (Ziegler et al. 2019, section 2.2)."""
-    error = max(-0.2, min(0.2, measured / target - 1))
-    return coefficient * (1 + error * rewrites / horizon)
-
-
-# --- the state: a policy, its frozen start, a value model -----------------------------------------------------------
-
-
-class ValueModel(nn.Module):
-    """Expected reward at each token: a copy of the policy's body with a linear head that starts at zero."""
-
-    def __init__(self, model, lora=0):
+    def __init__(self, width):
         super().__init__()
-        self.body = with_adapters(copy.deepcopy(model).base_model, lora)
-        self.head = nn.Linear(self.body.config.hidden_size, 1)
-        nn.init.zeros_(self.head.weight), nn.init.zeros_(self.head.bias)
+        self.layers = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, 1))
+        nn.init.zeros_(self.layers[-1].weight), nn.init.zeros_(self.layers[-1].bias)
 
-    def forward(self, rewrites: Rewrites):
-        """Values (n, length - start): what is expected before each token of the rewrite is chosen."""
-        hidden = self.body(**inputs(rewrites, self.body)).last_hidden_state[:, rewrites.start - 1 : -1]
-        return self.head(hidden.float()).squeeze(-1)
-
-
-class PictureReward:
-    """A scorer's reward, and in `last` what else was seen in the same pictures: `PPO.update` adds that to its metrics."""
-
-    def __init__(self, scorer):
-        self.scorer, self.last = scorer, {}
-
-    def __call__(self, plain, written, seeds):
-        began, sheet = time.perf_counter(), ContactSheet(self.scorer, plain, written, list(seeds), progress=False)
-        rewards = mean_per_pair(promptist_reward(sheet.scores, self.scorer.calibration), sheet.scores)
-        pictures = len({*zip(sheet.prompts, sheet.seeds, strict=True), *zip(sheet.plain, sheet.seeds, strict=True)})
-        seen = sheet.scores.counted()
-        self.last = {"gold": sheet.gold[seen].mean().item()} if self.scorer.gallery.judge else {}
-        self.last |= {name: getattr(sheet.scores, name)[seen].mean().item() for name in ("aesthetic", "relevance")}
-        self.last |= {} if seen.all() else {"blacked_out": int((~seen).sum())}
-        self.last["images_per_second"] = pictures / (time.perf_counter() - began)  # drawn, or recalled from an earlier run
-        return rewards
+    def forward(self, states):
+        """Values (n, length) from hidden states (n, length, width)."""
+        return self.layers(states).squeeze(-1)
 
 
 class PPO:
@@ -167,7 +93,9 @@ class PPO:
         self.history, self.kept = [], None  # the metrics of every update made, and the checkpoint last written or read
         self.kl = self.settings.kl
         self.reference = copy.deepcopy(policy.model).requires_grad_(False)
-        self.value = ValueModel(policy.model, self.settings.lora).to(device()).eval()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.settings.seed)
+            self.value = ValueHead(policy.model.config.get_text_config().hidden_size).to(device())
         policy.model = with_adapters(policy.model, self.settings.lora).eval()
         parameters = [p for model in (policy.model, self.value) for p in model.parameters() if p.requires_grad]
         self.optimiser = torch.optim.Adam(parameters, self.settings.lr, betas=(0.9, 0.95))
@@ -188,20 +116,28 @@ class PPO:
         plain = [pool[i] for i in order.tolist() for _ in range(s.samples)]
         rewrites = self.policy.sample(plain, seed=stream, new_tokens=s.new_tokens)
         scores = as_scores(reward(plain, rewrites.texts, self.image_seeds()), plain, rewrites.texts)
-        with torch.no_grad():
-            log_old, entropy = log_probs(self.policy.model, rewrites)
-            log_ref, _ = log_probs(self.reference, rewrites)
-            values = self.value(rewrites)
-        gain = (leave_one_out(scores, s.samples) if s.compared and s.samples > 1 else scores).to(values.device)
-        rewards = token_rewards(gain, log_old, log_ref, rewrites.mask, self.kl)
-        advantages, returns = advantages_of(rewards, values * rewrites.mask, rewrites.mask, s.gamma, s.lam)
+        parts = [self.read(rewrites.rows(rows)) for rows in torch.arange(len(rewrites)).split(s.microbatch or len(rewrites))]
+        r = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+        gain = (leave_one_out(scores, s.samples) if s.compared and s.samples > 1 else scores).to(r["values"].device)
+        rewards = token_rewards(gain, r["log_old"], r["log_ref"], rewrites.mask, self.kl)
+        advantages, returns = advantages_of(rewards, r["values"] * rewrites.mask, rewrites.mask, s.gamma, s.lam)
+        return r | {"rewrites": rewrites, "scores": scores, "returns": returns, "advantages": whiten(advantages, rewrites.mask)}
+
+    @torch.no_grad()
+    def read(self, rewrites):
+        """What policy, reference and value head think of some rewrites, as they were sampled: a dict of (n, length) tensors.
+
+        Beside the sampled KL, log_old - log_ref of the tokens that were chosen, stands the exact one, over all tokens that might have been.
+        """
+        logs, states = choices(self.policy.model, rewrites, states=True)
+        reference, _ = choices(self.reference, rewrites)
         return {
-            "rewrites": rewrites, "scores": scores, "log_old": log_old, "log_ref": log_ref, "entropy": entropy,
-            "values": values, "returns": returns, "advantages": whiten(advantages, rewrites.mask),
+            "log_old": chosen(logs, rewrites), "log_ref": chosen(reference, rewrites), "values": self.value(states),
+            "entropy": entropy(logs), "exact_kl": (logs.exp() * (logs - reference)).sum(-1),
         }  # fmt: skip
 
     def update(self, pool, reward) -> dict:
-        """One rollout and the gradient steps on it; returns the metrics of this update."""
+        """One rollout and the gradient steps on it; returns the metrics of this update. Every KL is in nats."""
         r, s = self.rollout(pool, reward), self.settings
         for group in self.optimiser.param_groups:
             group["lr"] = s.lr * (max(0.1, 1 - 0.9 * self.done / s.decay) if s.decay else 1)
@@ -212,10 +148,12 @@ class PPO:
                 records.append(self.learn(r, index))
         kl = ((r["log_old"] - r["log_ref"]) * mask).sum(1).mean().item()  # nats per rewrite
         metrics = {
-            "update": self.done, "reward": r["scores"].mean().item(), "kl": kl, "kl_per_token": kl / mask.sum(1).float().mean().item(),
-            "kl_coefficient": self.kl, "entropy": masked_mean(r["entropy"], mask).item(), "length": mask.sum(1).float().mean().item(),
-            "unfinished": 1 - r["rewrites"].finished.float().mean().item(), "first_ratio": records[0]["ratio"],
-            **{key: sum(x[key] for x in records) / len(records) for key in ("policy_loss", "value_loss", "clip_fraction")},
+            "update": self.done, "reward": r["scores"].mean().item(), "kl": kl, "kl_exact": (r["exact_kl"] * mask).sum(1).mean().item(),
+            "kl_per_token": kl / mask.sum(1).float().mean().item(), "kl_coefficient": self.kl,
+            "entropy": masked_mean(r["entropy"], mask).item(), "length": mask.sum(1).float().mean().item(),
+            "unfinished": 1 - r["rewrites"].finished.float().mean().item(), "explained": explained(r["values"], r["returns"], mask),
+            "first_ratio": records[0]["ratio"],
+            **{key: sum(x[key] for x in records) / len(records) for key in ("policy_loss", "value_loss", "clip_fraction", "gradient_norm")},
             **(getattr(reward, "last", None) or {}),
         }  # fmt: skip
         if s.kl_target:
@@ -225,21 +163,27 @@ class PPO:
         return metrics
 
     def learn(self, r, index):
-        """One gradient step on some rows of a rollout."""
-        s, rows = self.settings, r["rewrites"].rows(index)
-        index = index.to(rows.ids.device)
-        log_p, _ = log_probs(self.policy.model, rows)
-        loss, clipped = policy_loss(log_p, r["log_old"][index], r["advantages"][index], rows.mask, s.clip)
-        value = value_loss(self.value(rows), r["values"][index], r["returns"][index], rows.mask, s.value_clip)
-        total = loss + s.value_weight * value
-        if not torch.isfinite(total):
-            raise PromptlabError(f"The loss of update {self.done} is {total.item()}; this step was not taken. Lower Settings.lr.")
+        """One gradient step on some rows of a rollout, in parts that fit into memory: each weighs as much as it has tokens."""
+        s, tokens = self.settings, r["rewrites"].mask[index].sum()
+        record = dict.fromkeys(("policy_loss", "value_loss", "clip_fraction", "ratio"), 0.0)
         self.optimiser.zero_grad(set_to_none=True)
-        total.backward()
-        nn.utils.clip_grad_norm_([p for g in self.optimiser.param_groups for p in g["params"]], 1.0)
+        for part in index.split(s.microbatch or len(index)):
+            rows = r["rewrites"].rows(part)
+            part, share = part.to(rows.ids.device), rows.mask.sum() / tokens
+            logs, states = choices(self.policy.model, rows, states=True)
+            log_p = chosen(logs, rows)
+            loss, clipped = policy_loss(log_p, r["log_old"][part], r["advantages"][part], rows.mask, s.clip)
+            value = value_loss(self.value(states), r["values"][part], r["returns"][part], rows.mask, s.value_clip)
+            total = share * (loss + s.value_weight * value)
+            if not torch.isfinite(total):
+                raise PromptlabError(f"The loss of update {self.done} is {total.item()}; this step was not taken. Lower Settings.lr.")
+            total.backward()
+            ratio = masked_mean((log_p.detach() - r["log_old"][part]).exp(), rows.mask)
+            for key, seen in zip(record, (loss, value, clipped, ratio), strict=True):
+                record[key] += (share * seen).item()
+        norm = nn.utils.clip_grad_norm_([p for g in self.optimiser.param_groups for p in g["params"]], 1.0)
         self.optimiser.step()
-        ratio = masked_mean((log_p.detach() - r["log_old"][index]).exp(), rows.mask).item()
-        return {"policy_loss": loss.item(), "value_loss": value.item(), "clip_fraction": clipped.item(), "ratio": ratio}
+        return record | {"gradient_norm": norm.item()}
 
     def save(self, path):
         """Write a checkpoint so that a kill or a full disk leaves the previous one intact."""
@@ -299,6 +243,7 @@ def train(policy, pool, reward, folder, updates, settings=None, watch=None, ever
     if not pool:
         raise PromptlabError("There are no prompts to train on. Give `pool` at least one.")
     ppo, folder, stopping = PPO(policy, settings), Path(folder), []
+    fewer = max(1, (ppo.settings.microbatch or ppo.settings.minibatch) // 2)
     checkpoint, log = folder / "ppo.ckpt", folder / "metrics.jsonl"
     try:
         if checkpoint.exists():
@@ -307,7 +252,7 @@ def train(policy, pool, reward, folder, updates, settings=None, watch=None, ever
         progress = bar(total=updates, initial=ppo.done, desc="ppo", disable=quiet)
         with progress, interrupts(lambda: stopping.append(True)):
             while ppo.done < updates:
-                with enough_memory(f"Lower minibatch, as in ppo.Settings(minibatch={max(1, ppo.settings.minibatch // 2)})."):
+                with enough_memory(f"Read fewer rewrites at once, as in ppo.Settings(microbatch={fewer})."):
                     metrics = ppo.update(pool, reward)
                 progress.set_postfix_str(f"reward {metrics['reward']:.3f}, KL {metrics['kl']:.2f}", refresh=False)
                 progress.update()

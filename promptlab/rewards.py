@@ -2,6 +2,7 @@
 
 import json
 import reprlib
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from promptlab.models.aesthetic import load_aesthetic
 from promptlab.models.clip import Clip
 from promptlab.pictures.gallery import Gallery
+from promptlab.pictures.sheets import ContactSheet
 from promptlab.prompts import clean_prompt
 from promptlab.runtime import REPAIR, PromptlabError, data_dir
 
@@ -184,7 +186,9 @@ def calibrate(scorer, plain, engineered, seeds, progress=False) -> Calibration:
     s = scorer.score(plain, engineered, seeds, progress)
     counted = s.counted()
     if not counted.any():
-        raise PromptlabError(f"The safety checker blacked out a picture in every row of {len(plain)} prompts. Calibrate on others, or on more.")
+        raise PromptlabError(
+            f"The safety checker blacked out a picture in every row of {len(plain)} prompts. Calibrate on others, or on more."
+        )
     gain, lost = (float(d[counted].mean()) for d in (s.aesthetic - s.aesthetic_plain, s.relevance_plain - s.relevance))
     if min(gain, lost) <= 0:
         raise PromptlabError(
@@ -204,3 +208,21 @@ def load_calibration(preset) -> Calibration:
         return Calibration(**json.loads(path.read_text(encoding="utf8")))
     except (OSError, ValueError, TypeError) as error:
         raise PromptlabError(f"{path} cannot be read ({error}). To repair it: {REPAIR}") from error
+
+
+class PictureReward:
+    """A scorer's reward, and in `last` what else was seen in the same pictures: `PPO.update` adds that to its metrics."""
+
+    def __init__(self, scorer):
+        self.scorer, self.last = scorer, {}
+
+    def __call__(self, plain, written, seeds):
+        began, sheet = time.perf_counter(), ContactSheet(self.scorer, plain, written, list(seeds), progress=False)
+        rewards = mean_per_pair(promptist_reward(sheet.scores, self.scorer.calibration), sheet.scores)
+        pictures = len({*zip(sheet.prompts, sheet.seeds, strict=True), *zip(sheet.plain, sheet.seeds, strict=True)})
+        seen = sheet.scores.counted()
+        self.last = {"gold": sheet.gold[seen].mean().item()} if self.scorer.gallery.judge else {}
+        self.last |= {name: getattr(sheet.scores, name)[seen].mean().item() for name in ("aesthetic", "relevance")}
+        self.last |= {} if seen.all() else {"blacked_out": int((~seen).sum())}
+        self.last["images_per_second"] = pictures / (time.perf_counter() - began)  # drawn, or recalled from an earlier run
+        return rewards

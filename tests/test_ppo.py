@@ -7,10 +7,12 @@ import signal
 
 import pytest
 import torch
+import torch.nn.functional as F
 from fakes import FakeScorer
 from tiny_policy import tiny_policy
 
 from promptlab import ppo
+from promptlab.policy import Rewrites
 from promptlab.ppo import PPO, Settings
 from promptlab.rewards import Calibration, mean_per_pair, promptist_reward
 from promptlab.runtime import PromptlabError
@@ -333,6 +335,82 @@ def test_steps_shrink_to_a_tenth_and_no_further():
         run.update(POOL, count("frog"))
         seen.append(run.optimiser.param_groups[0]["lr"])
     assert seen == pytest.approx([s.lr, 0.55 * s.lr, 0.1 * s.lr, 0.1 * s.lr])
+
+
+# --- what must not change a result ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("microbatch", [1, 3, 16])
+def test_learning_in_parts_is_the_same_step(microbatch):
+    """Parts of unequal numbers of tokens weigh by their tokens: a mean of their means would pull towards short rewrites."""
+    whole, parts = (PPO(tiny_policy(), dataclasses.replace(FAST, microbatch=m, minibatch=16, epochs=1)) for m in (0, microbatch))
+    one, two = whole.update(POOL, count("vivid")), parts.update(POOL, count("vivid"))
+    assert one.keys() == two.keys()
+    assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
+    for a, b in zip(whole.policy.model.parameters(), parts.policy.model.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-7)
+    for a, b in zip(whole.value.parameters(), parts.value.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-7)
+
+
+def test_padding_to_any_width_changes_nothing():
+    run = PPO(tiny_policy(), FAST)
+    r = run.rollout(POOL, count("vivid"))
+    rewrites, n = r["rewrites"], len(r["rewrites"])
+    ids = torch.cat([rewrites.ids.new_full((n, 5), run.policy.end), rewrites.ids, rewrites.ids.new_full((n, 3), run.policy.end)], 1)
+    real = torch.cat([torch.zeros(n, 5).bool(), rewrites.real, torch.zeros(n, 3).bool()], 1)
+    wide = Rewrites(ids, real, rewrites.start + 5, rewrites.texts, rewrites.finished)
+    seen = run.read(wide)
+    for key in ("log_old", "log_ref", "values", "entropy", "exact_kl"):
+        torch.testing.assert_close(seen[key][:, :-3] * rewrites.mask, r[key] * rewrites.mask, rtol=1e-4, atol=1e-5)
+    padded = {k: F.pad(v, (0, 3), value=7.0) if torch.is_tensor(v) and v.ndim == 2 else v for k, v in r.items()} | {"rewrites": wide}
+    same_step = run.learn(padded, torch.arange(n)), PPO(tiny_policy(), FAST).learn(r, torch.arange(n))
+    assert same_step[0] == pytest.approx(same_step[1], rel=1e-4, abs=1e-5)
+
+
+def test_a_row_without_tokens_counts_nothing():
+    rows, mask = (torch.randn(3, 4) for _ in range(5)), torch.tensor([[1, 1, 1, 0], [0, 0, 0, 0], [1, 1, 0, 0]]).bool()
+    log_p, log_old, advantages, values, returns = rows
+    few = [0, 2]
+    for got, expected in (
+        (
+            ppo.policy_loss(log_p, log_old, advantages, mask, 0.2)[0],
+            ppo.policy_loss(log_p[few], log_old[few], advantages[few], mask[few], 0.2)[0],
+        ),
+        (ppo.value_loss(values, log_old, returns, mask, 0.2), ppo.value_loss(values[few], log_old[few], returns[few], mask[few], 0.2)),
+        (ppo.whiten(values, mask)[few], ppo.whiten(values[few], mask[few])),
+    ):
+        torch.testing.assert_close(got, expected)
+
+
+def test_the_exact_kl_is_what_the_sampled_one_tends_to():
+    """By sampling: the mean over many rewrites of log p - log reference, of the tokens drawn, is an unbiased estimate of the exact sum."""
+    run = PPO(tiny_policy(), FAST)
+    with torch.no_grad():
+        for p in run.policy.model.parameters():
+            p += 0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1))
+    rewrites = run.policy.sample(["a frog"] * 3000, seed=5, new_tokens=6)
+    seen = run.read(rewrites)
+    difference = ((seen["log_old"] - seen["log_ref"] - seen["exact_kl"]) * rewrites.mask).sum(1)
+    exact = (seen["exact_kl"] * rewrites.mask).sum(1).mean()
+    assert exact > 0.05 and (seen["exact_kl"] > -1e-5).all()
+    assert abs(difference.mean()) < 3.3 * difference.std() / len(difference) ** 0.5
+
+
+def test_the_share_of_returns_that_was_foreseen():
+    returns, mask = torch.tensor([[1.0, 3.0, 9.0], [2.0, 6.0, 9.0]]), torch.tensor([[1, 1, 0], [1, 1, 0]]).bool()
+    assert ppo.explained(returns, returns, mask) == 1
+    assert ppo.explained(torch.full_like(returns, 3.0), returns, mask) == 0
+    assert ppo.explained(-returns, returns, mask) == pytest.approx(-3), "errors twice the returns, their spread four times"
+
+
+def test_the_value_head_never_pulls_at_the_policy():
+    run = PPO(tiny_policy(), FAST)
+    r = run.rollout(POOL, count("vivid"))
+    _, states = ppo.choices(run.policy.model, r["rewrites"], states=True)
+    run.value.layers[-1].weight.data.normal_()
+    run.value(states).sum().backward()
+    assert all(p.grad is None for p in run.policy.model.parameters()) and all(p.grad is not None for p in run.value.parameters())
 
 
 # --- runs that break off --------------------------------------------------------------------------------------------

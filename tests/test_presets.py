@@ -82,7 +82,7 @@ def test_too_little_memory_for_learning_names_the_knob(tmp_path, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(ppo.PPO, "learn", full)
-    with pytest.raises(PromptlabError, match=r"too little memory.*minibatch=2"):
+    with pytest.raises(PromptlabError, match=r"too little memory.*microbatch=2"):
         ppo.train(tiny_policy(), POOL, rising, tmp_path, 1, FAST, quiet=True)
 
 

@@ -7,8 +7,8 @@ from promptlab.models import sources
 from promptlab.models.weights import reading_weights, stored_numbers
 from promptlab.runtime import PromptlabError, device
 
-TRAINED = 9  # copies of the policy's weights in float32: itself, reference, value model, and gradient and two moments of both trained ones
-ADAPTED = 3  # with adapters: the same three models, and next to nothing for what is trained
+TRAINED = 5  # copies of the policy's weights in float32: itself, reference, gradient and two moments
+ADAPTED = 2  # with adapters: itself and the reference, and next to nothing for what is trained
 UNET_ROOM = 0.15e9  # bytes a 512 x 512 picture takes in a UNet in 16 bits, twice that with guidance. Estimated
 DECODER_ROOM = 0.7e9  # bytes the decoder takes for one such picture; it decodes one at a time. Estimated
 PROMPT_TOKENS = 30  # a prompt and its mark
@@ -44,19 +44,20 @@ def estimate_memory(chosen: Preset | None = None, frozen_bytes: int = 2) -> Memo
     """
     chosen = chosen or preset()
     language = count(chosen.language, "language")
+    width, layers, vocabulary = language_shape(chosen.language)
+    value_head = 4 * 4 * width**2  # numbers in itself, gradient and two moments
     weights = {
         "generator": frozen_bytes * count(chosen.generator, *sources_parts(chosen.generator)),
         "safety checker": frozen_bytes * count(chosen.safety, "safety_checker") if chosen.safety else 0,
         "CLIP": 4 * count(chosen.clip, "clip"),  # float32: rounding would be noise in every reward
         "referee": frozen_bytes * count(chosen.judge, "clip") if chosen.judge else 0,
         "head": 4 * count(chosen.aesthetic, "aesthetic"),
-        "policy in training": 4 * (ADAPTED if chosen.lora else TRAINED) * language,
+        "policy in training": 4 * ((ADAPTED if chosen.lora else TRAINED) * language + value_head),
     }
     pixels = (chosen.image_size / 512) ** 2 * frozen_bytes / 2
     drawing = pixels * (chosen.batch * UNET_ROOM * (2 if chosen.guidance > 1 else 1) + DECODER_ROOM)
-    width, layers, vocabulary = language_shape(chosen.language)
-    tokens = chosen.ppo_minibatch * (PROMPT_TOKENS + chosen.ppo_new_tokens)
-    learning = tokens * (4 * LOGITS * vocabulary + 2 * BODY_ROOM * layers * width)  # two bodies: policy and value model
+    tokens = (chosen.ppo_microbatch or chosen.ppo_minibatch) * (PROMPT_TOKENS + chosen.ppo_new_tokens)
+    learning = tokens * (4 * LOGITS * vocabulary + BODY_ROOM * layers * width)
     return Memory(weights, drawing, learning)
 
 
@@ -112,5 +113,5 @@ def check_fits(chosen: Preset):
     if need > has:
         raise PromptlabError(
             f"The preset {chosen.name!r} needs about {need / 1e9:.0f} GB of GPU memory (estimated), {what} has {has / 1e9:.0f}. Choose a smaller "
-            f"preset, or smaller numbers: dataclasses.replace(preset(), batch={max(1, chosen.batch // 2)}, ppo_minibatch={max(1, chosen.ppo_minibatch // 2)})."
+            f"preset, or smaller numbers: dataclasses.replace(preset(), batch={max(1, chosen.batch // 2)}, ppo_microbatch={max(1, (chosen.ppo_microbatch or chosen.ppo_minibatch) // 2)})."
         )
