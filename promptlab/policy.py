@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from promptlab.config import Preset, preset
+from promptlab.decoding import check, diverse_beam, ranked, scored
 from promptlab.models.language import load_language
 from promptlab.models.sources import local, package_file
 from promptlab.models.weights import whole_folder
@@ -147,12 +148,54 @@ class Policy:
         done = torch.ones(len(tails), dtype=torch.bool)
         return Rewrites(torch.cat([ids, tail], 1), torch.cat([real, chosen], 1), ids.shape[1], [t.strip() for t in rewrites], done)
 
-    def rewrite(self, prompts, batch=64, progress=False) -> list[str]:
-        """The policy's likeliest rewrite of each prompt (greedy decoding)."""
-        texts = []
-        for i in bar(range(0, len(prompts), batch), desc="rewriting", disable=not progress):
-            texts += self.sample(prompts[i : i + batch], greedy=True).texts
-        return texts
+    def rewrite(
+        self, prompts, n=1, decode="greedy", *, seed=0, score=None, new_tokens=48, num_beams=8, num_beam_groups=4, diversity_penalty=1.0,
+        length_penalty=1.0, batch=64, progress=False,
+    ) -> list:  # fmt: skip
+        """The policy's rewrite of each prompt as a string; with `n` > 1 a list of n strings for each, the best first.
+
+        `decode` says how they are found and which is best: "greedy" takes the likeliest token each time (n = 1). "sample" draws n
+        from the model's own distribution, the likeliest of them first. "best_of_n" draws n and orders them by `score(plain, written)`,
+        which gets two lists of strings and returns one number for each rewrite. "beam" keeps `num_beams` beginnings and ranks by
+        log-probability / length ** length_penalty; "diverse_beam" does so in groups that avoid each other (`decoding.diverse_beam`).
+        `batch` rewrites or beams are in work at once; with it, `seed` fixes what is drawn. Raises `PromptlabError` for settings that
+        do not go together.
+        """
+        import torch
+
+        check(decode, n, score, num_beams, num_beam_groups)
+        beams, written = decode in ("beam", "diverse_beam"), []
+        step = max(1, batch // (num_beams if beams else n))
+        for i in bar(range(0, len(prompts), step), desc="rewriting", disable=not progress):
+            some = prompts[i : i + step]
+            wanted = [p for p in some for _ in range(n)]
+            if beams:
+                ids, real = self.encode(some, self.room - new_tokens)
+                with torch.inference_mode():
+                    if decode == "beam":
+                        found = self.generate(ids, real, do_sample=False, num_beams=num_beams, num_return_sequences=n, max_new_tokens=new_tokens, length_penalty=length_penalty)[:, ids.shape[1] :]  # fmt: skip
+                    else:
+                        found = diverse_beam(self.model, ids, real, self.end, new_tokens, num_beams, num_beam_groups, diversity_penalty, length_penalty)[0][:, :n].flatten(0, 1)  # fmt: skip
+                written += self.texts_of(found, wanted)
+            else:
+                drawn = self.sample(wanted, seed + 1_000_003 * i, new_tokens, greedy=decode == "greedy")  # other noise in every batch
+                written += ranked(drawn.texts, self.likelihoods(drawn), n) if decode == "sample" and n > 1 else drawn.texts
+        if decode == "best_of_n":
+            written = ranked(written, scored(score, [p for p in prompts for _ in range(n)], written), n)
+        return written if n == 1 else [written[i : i + n] for i in range(0, len(written), n)]
+
+    def texts_of(self, rows, prompts) -> list[str]:
+        """What rows of new tokens say in words, each the prompt itself where that is nothing."""
+        words = [self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
+        return [rewrite_or_prompt(w, p) for w, p in zip(words, prompts, strict=True)]
+
+    def likelihoods(self, rewrites) -> list[float]:
+        """The log-probability of each rewrite as a whole, in nats."""
+        import torch
+
+        with torch.inference_mode():  # a few at a time: the scores of a large vocabulary fill the memory
+            parts = [rewrites.rows(some) for some in torch.arange(len(rewrites)).split(16)]
+            return [v for r in parts for v in (log_probs(self.model, r)[0] * r.mask).sum(1).tolist()]
 
     def save(self, folder, half=False):
         """Write a plain transformers folder: weights as safetensors (fp16 if `half`), adapters added in, and the tokenizer.
@@ -216,13 +259,29 @@ def rewrite_or_prompt(words, prompt) -> str:
 
 
 def log_probs(model, rewrites: Rewrites):
-    """Log-probability of every chosen token, and the entropy of each choice: two float32 (n, length - start) tensors.
+    """Log-probability of every chosen token, and the entropy of each choice: two float32 (n, length - start) tensors."""
+    logs, _ = choices(model, rewrites)
+    return chosen(logs, rewrites), entropy(logs)
 
-    Position ids count real tokens only, so that padding on the left changes nothing.
+
+def choices(model, rewrites: Rewrites, states=False):
+    """What the model thought at every choice: log-probabilities of all tokens, float32 (n, length - start, tokens).
+
+    With `states`, also its last hidden states there, float32 (n, length - start, width); else None. Position ids count real
+    tokens only, so that padding on the left changes nothing.
     """
-    logits = model(**inputs(rewrites, model)).logits[:, rewrites.start - 1 : -1].float()
-    logs = logits.log_softmax(-1)
-    return logs.gather(-1, rewrites.ids[:, rewrites.start :, None]).squeeze(-1), -(logs.exp() * logs).sum(-1)
+    out, here = model(**inputs(rewrites, model), output_hidden_states=states), slice(rewrites.start - 1, -1)
+    return out.logits[:, here].float().log_softmax(-1), out.hidden_states[-1][:, here].float() if states else None
+
+
+def chosen(logs, rewrites):
+    """The log-probability of each token that was chosen, of `choices`."""
+    return logs.gather(-1, rewrites.ids[:, rewrites.start :, None]).squeeze(-1)
+
+
+def entropy(logs):
+    """The entropy of each choice in nats: minus the expected log-probability."""
+    return -(logs.exp() * logs).sum(-1)
 
 
 def inputs(rewrites: Rewrites, model) -> dict:
@@ -244,18 +303,9 @@ class Promptist(Policy):
     what it is for every policy, so PPO can start from it.
     """
 
-    def rewrite(self, prompts, batch=16, progress=False) -> list[str]:
-        """The likeliest of eight beams for each prompt."""
-        import torch
-
-        texts = []
-        for i in bar(range(0, len(prompts), batch), desc="rewriting", disable=not progress):
-            ids, real = self.encode(prompts[i : i + batch], self.room - 75)
-            with torch.inference_mode():
-                out = self.generate(ids, real, do_sample=False, num_beams=8, max_new_tokens=75, length_penalty=-1.0)
-            words = [self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in out[:, ids.shape[1] :]]
-            texts += [rewrite_or_prompt(w, p) for w, p in zip(words, prompts[i : i + batch], strict=True)]
-        return texts
+    def rewrite(self, prompts, n=1, decode="beam", *, new_tokens=75, length_penalty=-1.0, batch=128, **settings) -> list:
+        """As `Policy.rewrite`, with the authors' decoding unless told otherwise."""
+        return super().rewrite(prompts, n, decode, new_tokens=new_tokens, length_penalty=length_penalty, batch=batch, **settings)
 
 
 def load_policy(source) -> Policy:
