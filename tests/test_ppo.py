@@ -404,13 +404,16 @@ def test_the_share_of_returns_that_was_foreseen():
     assert ppo.explained(-returns, returns, mask) == pytest.approx(-3), "errors twice the returns, their spread four times"
 
 
-def test_the_value_head_never_pulls_at_the_policy():
+def test_the_value_head_says_nothing_before_it_has_learnt_and_shares_the_trunk():
     run = PPO(tiny_policy(), FAST)
     r = run.rollout(POOL, count("vivid"))
+    assert not r["values"].any()
     _, states = ppo.choices(run.policy.model, r["rewrites"], states=True)
     run.value.layers[-1].weight.data.normal_()
     run.value(states).sum().backward()
-    assert all(p.grad is None for p in run.policy.model.parameters()) and all(p.grad is not None for p in run.value.parameters())
+    reached = [p.grad is not None and p.grad.any() for p in (*run.policy.model.base_model.parameters(), *run.value.parameters())]
+    assert all(reached), "what it learns, the policy learns too"
+    assert all(p.grad is None for p in run.reference.parameters())
 
 
 # --- runs that break off --------------------------------------------------------------------------------------------
