@@ -4,10 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: run test test-full lab
+.PHONY: run site test test-full lab
 
 run: $(STAMP)
 	$(BIN)/python -m promptlab run
+
+# The course as pages with a search, from what `make run` executed; they open without a network.
+site: $(STAMP)
+	$(BIN)/python -m promptlab site
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

@@ -1,45 +1,26 @@
 """Counts how a notebook teaches: the aims of the course that a program can count, and the few limits that no notebook may break.
 
-`python tests/teaching.py` prints one table: a row per aim, a column per notebook, `!` where it is missed. What needs a
-reader (is every term explained, every picture read, every number given its reason, every failure shown) is not in it.
+`python tests/teaching.py` prints one table: a row per aim, a column per notebook, `!` where it is missed. It counts as the rubric of
+the audit counts, and says so where it adds a row of its own. What needs a reader (is every term explained, every picture read, every
+number given its reason, every failure shown, every sentence true) is not in it.
 """
 
-import ast
-import builtins
-import dataclasses
-import dis
 import re
 import statistics
-import types
 from pathlib import Path
 
 import nbformat
-from IPython.core.inputtransformer2 import TransformerManager
+from lesson_code import Code, exercises, live_widgets, names, says_load, typed
+
+from promptlab.course.notebooks import course
 
 ROOT = Path(__file__).resolve().parents[1]
 LINES, RUN, EXERCISES = 25, 150, 3  # limits: lines of a code cell, words between two code cells, exercises
-GIVEN = {*dir(builtins), "display", "get_ipython", "In", "Out", "_"}  # names that every kernel knows
-IN_PLACE = {"<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"}  # nested code that runs where it stands
+WIDTH = 100  # characters of a line of code that a reader sees, at most
 PREDICT = r"^#+ (?:Predict|Guess)|\*\*(?:Predict|Guess|Before you (?:look|run))\b"  # a heading or a bold word
-BELIEF = r"Misconception (\d+)|\*\*[\"“]([^*]+)[\"”]"  # by number, or a belief in quotes and bold
-
-
-@dataclasses.dataclass(eq=False)  # a cell is itself: two load cells with the same lines are two
-class Code:
-    """A code cell: what it says, where it stands, and the names it takes and leaves."""
-
-    id: str
-    source: str
-    section: tuple  # number and heading
-    words: int  # between the code cell before and this one
-    bare: bool  # no text stands above it
-    load: bool  # begins its section and says so
-    needs: set
-    gives: set
-
-    @property
-    def lines(self) -> int:
-        return sum(bool(line.strip()) for line in self.source.splitlines())
+# What a lesson is about, where its first picture does not show it yet: in the code of the first cell that does.
+SUBJECT = {"02": r"""\w*rewards?\(|["']reward["']""", "04": r"Compare\(|measure\(|\bscores?\(|score_table"}
+RECAP = r"\brecap|\bin short\b|\bin (?:two|three|four|five) sentences|\bwhat you (?:have )?(?:learn|know|saw)"
 
 
 def read(notebook) -> list[Code]:
@@ -55,37 +36,10 @@ def read(notebook) -> list[Code]:
         elif cell.cell_type == "code" and cell.source.strip():
             first = not cells or cells[-1].section != section
             load = first and (restart or says_load(cell.source))
-            cells.append(Code(cell.get("id", len(cells)), cell.source, section, run, bare, load, *names(cell.source)))
+            folded = cell.metadata.get("jupyter", {}).get("source_hidden", False)
+            cells.append(Code(cell.get("id", len(cells)), cell.source, section, run, bare, load, folded, *names(cell.source)))
             run, bare = 0, True
     return cells
-
-
-def names(source) -> tuple[set, set]:
-    """The names a cell must find when it starts, and those it leaves; a function is taken to be called in its own cell.
-
-    Read from the compiled cell, which knows the scopes and the order in which names are used.
-    """
-    needs, later, gives = set(), set(), set()
-
-    def walk(code, in_place, own):
-        for step in dis.get_instructions(code):
-            if isinstance(step.argval, types.CodeType):
-                walk(step.argval, in_place and step.argval.co_name in IN_PLACE, set())
-            elif step.opname in ("STORE_NAME", "STORE_GLOBAL"):
-                (own if step.opname == "STORE_NAME" else gives).add(step.argval)  # in the body of a class, the class's own
-            elif step.opname in ("LOAD_NAME", "LOAD_GLOBAL") and step.argval not in own | GIVEN:
-                if not in_place:
-                    later.add(step.argval)
-                elif step.argval not in gives:
-                    needs.add(step.argval)
-
-    walk(compile(python(source), "cell", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), True, gives)
-    return {n for n in needs | (later - gives) if not re.fullmatch("__.*__", n)}, gives
-
-
-def python(source) -> str:
-    """A cell's source with its %magics as calls."""
-    return TransformerManager().transform_cell(source)
 
 
 def unmet(cells) -> dict[tuple, list[str]]:
@@ -99,19 +53,15 @@ def unmet(cells) -> dict[tuple, list[str]]:
     return missing
 
 
-def chained(cells, load_cells_count=False) -> list[Code]:
-    """Cells that take a name from another cell, the setup apart and, unless they count, the load cell of their own section."""
+def chained(cells, load_cells_count=True) -> list[Code]:
+    """Cells that take a name from another cell, what is imported and the setup cell apart, and on request the load cell of their section."""
     giver, found = {}, []
-    for cell in cells:
-        givers = {giver[n] for n in cell.needs if n in giver} - {cells[0]}
+    for cell in cells[1:]:
+        givers = {giver[n] for n in cell.needs if giver.get(n)}
         if any(load_cells_count or not (g.load and g.section == cell.section) for g in givers):
             found.append(cell)
-        giver |= dict.fromkeys(cell.gives, cell)
+        giver |= dict.fromkeys(cell.gives, cell) | dict.fromkeys(cell.imports)
     return found
-
-
-def says_load(source) -> bool:
-    return source.startswith("# Load cell")
 
 
 def without_fences(markdown) -> str:
@@ -125,46 +75,64 @@ def words(markdown) -> int:
     return sum(bool(re.search(r"\w", word)) for word in text.split())
 
 
-def exercises(cells) -> list[str]:
-    """Functions that a cell leaves for the reader to fill in: their body is `...`, `pass` or `return None`."""
-    found = []
-    for cell in cells:
-        for f in ast.parse(python(cell.source)).body[:1]:
-            if isinstance(f, ast.FunctionDef) and [ast.unparse(line) for line in f.body] in (["..."], ["pass"], ["return None"]):
-                found.append(f.name)
+def beliefs(text) -> set[str]:
+    """Wrong beliefs that a text names: by number ("Misconception 3"), and in paragraphs without a number those in quotes and bold."""
+    found = set()
+    for paragraph in text.splitlines():
+        numbers = re.findall(r"misconception (\d+)", paragraph, re.I)
+        found |= set(numbers or re.findall(r"\*\*[\"“]([^*]+)[\"”]", paragraph))
     return found
 
 
-def typed(cells) -> list[str]:
-    """Cells where the reader types a guess (GUESS_... = "same", BETS = ..., my_... = None) that the same cell uses again."""
-    found = []
-    for cell in cells:
-        nodes = list(ast.walk(ast.parse(python(cell.source))))
-        used = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
-        plain = [n for n in nodes if isinstance(n, ast.Assign) and not any(isinstance(v, (ast.Name, ast.Call)) for v in ast.walk(n.value))]
-        given = {n.id for line in plain for n in ast.walk(line) if isinstance(n, ast.Name)}
-        if any(re.match(r"guess|bets?$|my_", name, re.I) for name in used & given):
-            found.append(cell.id)
+def knobs(cells, text) -> set[str]:
+    """Settings that the reader is asked to turn: lines of code whose comment says knob, sentences such as "Knob: ...", rows of a table of knobs."""
+    found = {line.strip() for c in cells for line in c.source.splitlines() if re.search(r"#.*\bknobs?\b", line, re.I)}
+    found |= {line for line in text.splitlines() if re.search(r"\bknobs?:", line, re.I)}
+    for table in re.findall(r"^\|\s*\**knobs?\b[^\n]*\n\|[-:| ]+\n((?:\|[^\n]*\n?)*)", text, re.M | re.I):
+        found |= set(table.splitlines())
     return found
 
 
-def live_widgets(cells) -> list[str]:
-    """Widgets of promptlab that the cells make, each time one is made."""
-    modules = [p.read_text(encoding="utf-8") for p in (ROOT / "promptlab").rglob("*.py")]
-    classes = {n for text in modules if "import ipywidgets" in text for n in re.findall(r"^class ([A-Z]\w+)", text, re.M)}
-    return [n for c in cells for n in re.findall(r"\b([A-Z]\w+)\(", c.source) if n in classes]
+def first_result(cells, number="") -> tuple[int, int]:
+    """Code cells up to and with the first that shows what the lesson is about, and the words before it."""
+
+    def shows(cell):
+        picture = re.search(r"\b(plots|plt|figures)\.\w+\(", cell.source) or live_widgets([cell])
+        if number not in SUBJECT:
+            return picture
+        return (picture or "print(" in cell.source) and re.search(SUBJECT[number], "\n".join(cell.lines))
+
+    at = next((i for i, c in enumerate(cells, 1) if shows(c)), len(cells))
+    return at, sum(c.words for c in cells[:at])
 
 
 def frame(notebook) -> dict[str, bool]:
     """What stands around the lesson: which of it is there."""
     text = [c.source for c in notebook.cells if c.cell_type == "markdown"] or [""]
+    *_, check = "\n\n".join(text).partition("Check yourself")
+    step = re.search(r"\*\*[^*]*next step.*", text[-1], re.I | re.S)
     return {
         "goals as questions": text[0].count("?") >= 2,
         "prerequisites": bool(re.search(r"\*\*(You need|Before|Prerequisites)\b", text[0])),
-        "time": "**Time" in text[0],
-        "self-check": any("**Check yourself" in t for t in text),
-        "next step": bool(re.search(r"\*\*[^*]*next step", text[-1], re.I)),
+        "recap": recap(text) >= 2,
+        "self-check": bool(re.search(r"<details>.*?</summary>.*?\w.*?</details>", check, re.S)),
+        "next step": bool(step and re.search(r"\]\([^)\s]+\)", step[0])),
     }
+
+
+def recap(text) -> int:
+    """Sentences of the recap in the last quarter of a notebook's texts, folds and lists apart: below a heading, or behind a bold word, of RECAP."""
+    closing = "\n\n".join(text[-max(3, len(text) // 4) :])
+    parts = re.sub(r"<details>.*?</details>", "", without_fences(closing), flags=re.S).split("\n\n")
+    most, below = 0, False
+    for part in map(str.strip, parts):
+        heading, bold = re.match(r"#+ (.*)", part), re.match(r"\*\*(.+?)\*\*", part)
+        if heading or bold:
+            below = bool(re.search(RECAP, (heading or bold)[1], re.I))
+        if below:
+            told = [line for line in part.removeprefix(bold[0] if bold else "").splitlines() if not re.match(r"#|[-*|] |\|", line)]
+            most = max(most, len(re.findall(r"[a-z\d)%*\"”][.!?](?=[\s*\"”]|$)", " ".join(told))))
+    return most
 
 
 def tail(notebook) -> int:
@@ -173,12 +141,19 @@ def tail(notebook) -> int:
     return sum(words(c.source) for c in notebook.cells[last + 1 :])
 
 
+def wide(cells, width) -> list[tuple[str, str]]:
+    """Cell and line of the code that a reader sees, the setup cell apart, wherever it is wider than so many characters."""
+    seen = [c for c in cells[1:] if not c.folded]
+    return [(c.id, line) for c in seen for line in c.source.splitlines() if len(line) > width]
+
+
 def faults(notebook) -> list[str]:
     """The limits that a notebook breaks, each with the place."""
     cells, after = read(notebook), tail(notebook)
     found = [f"section {title!r} does not start from setup: {m}" for (_, title), missing in unmet(cells).items() for m in missing]
     found += [f"{c.id}: a load cell that does not begin its section" for c in cells if says_load(c.source) and not c.load]
-    found += [f"{c.id}: {c.lines} lines of code, at most {LINES}" for c in cells if c.lines > LINES]
+    found += [f"{c.id}: {len(c.lines)} lines of code, at most {LINES}" for c in cells if len(c.lines) > LINES]
+    found += [f"{c}: {len(line)} characters in a line, at most {WIDTH}: {line.strip()[:40]} ..." for c, line in wide(cells, WIDTH)]
     found += [f"{c.id}: no text before this code" for c in cells if c.bare]
     found += [f"{c.id}: {c.words} words without code before it, at most {RUN}" for c in cells if c.words > RUN]
     found += [f"the end: {after} words without code, at most {RUN}"] if after > RUN else []
@@ -186,19 +161,19 @@ def faults(notebook) -> list[str]:
     return found + [f"no {part}" for part in ("goals as questions", "prerequisites", "next step") if not frame(notebook)[part]]
 
 
-def count(notebook) -> dict[str, tuple[str, str, bool]]:
-    """By what is counted: the aim (empty: for comparison only), the count, and whether it meets the aim."""
+def count(notebook, number="") -> dict[str, tuple[str, str, bool]]:
+    """By what is counted: the aim (empty: for comparison only), the count, and whether it meets the aim; `number` is the lesson's, "02"."""
     cells, rows = read(notebook), {}
     text = "\n\n".join(without_fences(c.source) for c in notebook.cells if c.cell_type == "markdown")
-    code = [line.strip() for c in cells for line in c.source.splitlines()]
-    total, lines = words(text), [c.lines for c in cells]
+    total, lines = words(text), [len(c.lines) for c in cells]
+    known = [c for c in cells[1:] if not c.setup]  # the rubric's code cells that are no setup
 
     def row(what, value, aim="", met=True):
         rows[what] = (aim, str(value), bool(met))
 
-    def share(what, some, most=None):
+    def share(what, some, every, most=None):
         aim = f"<= {most:.0%}" if most else ""
-        row(what, f"{len(some) / len(cells):.0%}", aim, not most or len(some) <= most * len(cells))
+        row(what, f"{len(some) / max(len(every), 1):.0%}", aim, not most or len(some) <= most * len(every))
 
     def often(what, number, least, per_thousand):
         density = 1000 * number / max(total, 1)
@@ -206,38 +181,38 @@ def count(notebook) -> dict[str, tuple[str, str, bool]]:
 
     row("code cells", len(cells))
     row("words of text", total)
-    share("code cells that need another cell's name, load cells apart", chained(cells), 0.35)
-    share("the same, load cells counted", chained(cells, load_cells_count=True))
+    share("code cells that need another cell's name (the rubric's count)", chained(cells), known, 0.35)
+    share("the same, the load cell of their section apart (our own)", chained(cells, load_cells_count=False), known)
     restart = [not missing for missing in unmet(cells).values()]
     row("sections that start from the setup cell", f"{sum(restart)} of {len(restart)}", "all", all(restart))
-    first = next((i for i, c in enumerate(cells, 1) if re.search(r"\b(plots|plt)\.\w+\(", c.source) or live_widgets([c])), len(cells))
-    before = sum(c.words for c in cells[:first])
-    row("code cells / words up to the first picture", f"{first} / {before}", "3 / 120", first <= 3 and before <= 120)
+    first, before = first_result(cells, number)
+    row("code cells / words up to the first result", f"{first} / {before}", "3 / 120", first <= 3 and before <= 120)
     often("predict, then see / per 1,000 words", len(re.findall(PREDICT, text, re.M)), 4, 2.5)
     guesses = len(typed(cells)) + len(re.findall(r"\*\*Predict by click", text))
     row("guesses typed or clicked, then used", guesses, ">= 3", guesses >= 3)
-    often("misconceptions named / per 1,000 words", len(set(re.findall(BELIEF, text))), 4, 2)
+    often("misconceptions named / per 1,000 words", len(beliefs(text)), 4, 2)
     row("exercises", len(exercises(cells)), f">= {EXERCISES}", len(exercises(cells)) >= EXERCISES)
     middle = statistics.median(lines)
     row("lines of a code cell, median", f"{middle:g}", "3-7", 3 <= middle <= 7)
     row("lines of the longest code cell", max(lines), f"<= {LINES}", max(lines) <= LINES)
-    share("code cells above 15 lines", [n for n in lines if n > 15], 0.05)
-    row("lines of code wider than 140 characters", sum(len(line) > 140 for line in code))
+    share("code cells above 15 lines", [n for n in lines if n > 15], cells, 0.05)
+    broad = len(wide(cells, WIDTH))
+    row(f"lines of code wider than {WIDTH} characters", broad, "0", not broad)
     row("words per code cell", round(total / len(cells)), "50-110", 50 <= total / len(cells) <= 110)
     run = max([c.words for c in cells] + [tail(notebook)])
     row("longest run of words", run, f"<= {RUN}", run <= RUN)
     row("code cells with no text before them", sum(c.bare for c in cells), "0", not any(c.bare for c in cells))
-    knobs = {line for line in code + text.splitlines() if re.search(r"\bknobs?\b", line, re.I)}
-    row("lines that offer a knob", len(knobs), ">= 6", len(knobs) >= 6)
+    turned = len(knobs(cells, text))
+    row("knobs", turned, ">= 6", turned >= 6)
     row("live widgets", len(live_widgets(cells)), ">= 2", len(live_widgets(cells)) >= 2)
     there = frame(notebook).values()
-    row("goals, prerequisites, time, self-check, next step", f"{sum(there)} of 5", "5 of 5", all(there))
+    row("goals, prerequisites, recap, self-check, linked next step", f"{sum(there)} of 5", "5 of 5", all(there))
     return rows
 
 
 def table(paths) -> str:
     """One row per aim, one column per notebook; `!` marks a miss."""
-    counts = {path.stem: count(nbformat.read(path, 4)) for path in paths}
+    counts = {path.stem: count(nbformat.read(path, 4), path.stem[:2]) for path in paths}
     rows = [["", "aim", *counts]]
     for what, (aim, _, _) in next(iter(counts.values())).items():
         rows.append([what, aim, *(c[what][1] + ("" if c[what][2] else " !") for c in counts.values())])
@@ -246,4 +221,4 @@ def table(paths) -> str:
 
 
 if __name__ == "__main__":
-    print(table(sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))))
+    print(table(course(ROOT / "notebooks")))

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -12,10 +13,12 @@ import nbformat
 import numpy as np
 import psutil
 import pytest
+import torch
 from safetensors.numpy import save_file
+from tiny_policy import tiny_policy
 
 from promptlab import __main__ as cli
-from promptlab import runtime
+from promptlab import config, evaluation, policy, ppo, runtime
 from promptlab.course import notebooks
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -243,3 +246,141 @@ def test_wrong_usage_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(arguments)
     assert stop.value.code == 2 and "usage: python -m promptlab" in capsys.readouterr().err
+
+
+# --- training, measuring, rewriting ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny(monkeypatch, tiny_preset, tmp_path):
+    """The preset "tiny" chosen: a world of random weights, a language model without an SFT or PPO policy, a dozen prompts."""
+    from promptlab import prompts
+
+    folder = tmp_path / "language"
+    tiny_policy().save(folder)
+    small = {
+        "ppo_updates": 3,
+        "ppo_prompts": 2,
+        "ppo_samples": 2,
+        "ppo_new_tokens": 6,
+        "sft_epochs": 1,
+        "sft_batch": 4,
+        "test_prompts": 4,
+        "test_images": 2,
+    }
+    preset = dataclasses.replace(tiny_preset, language=str(folder), sft="", ppo="", **small)
+    monkeypatch.setitem(config.PRESETS, "tiny", preset)
+    monkeypatch.setenv("PROMPTLAB_PRESET", "tiny")
+    names = ("red frog", "blue frog", "red castle", "blue castle", "frog", "castle")
+    some = [{"x": f"a {n}", "y": f"{n}, oil, vivid", "kind": "MC", "set": s, "subjects": [n.split()[-1]], "colour": None} for n in names for s in ("in_domain", "out_of_domain")]  # fmt: skip
+    monkeypatch.setattr(prompts, "load_prompts", lambda split: some)
+    return preset
+
+
+def test_train_measure_and_rewrite(tiny, home, capsys, tmp_path):
+    """The verbs in their order, each finding what the one before has made."""
+    assert cli.main(["ppo"]) == 1
+    assert "'tiny' comes without a policy after sft" in capsys.readouterr().err
+    assert cli.main(["sft"]) == 0
+    assert str(policy.own_policy("sft")) in capsys.readouterr().out
+    assert not torch.equal(*(policy.load_policy(f).model.transformer.wte.weight for f in (tiny.language, policy.own_policy("sft"))))
+
+    assert cli.main(["ppo", "--updates", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "sft policy: your own" in out and out.index(str(policy.own_policy("ppo"))) < out.index("2 updates. ") and "clipped share" in out
+    (log,) = (home / "tiny" / "ppo").glob("run-*/metrics.jsonl")
+    first = log.read_text().splitlines()
+    weights = policy.own_policy("ppo") / "model.safetensors"
+    two = weights.read_bytes()
+    assert cli.main(["ppo"]) == 0, "on to the three of the preset, from the checkpoint"
+    again = log.read_text().splitlines()
+    assert again[:2] == first and len(again) == 3 and weights.read_bytes() != two
+    assert cli.main(["ppo", "--updates", "2", "--seed", "1", "--out", str(tmp_path / "mine")]) == 0
+    assert policy.load_policy(tmp_path / "mine") and len(list((home / "tiny" / "ppo").glob("run-*"))) == 2
+    capsys.readouterr()
+
+    assert cli.main(["evaluate"]) == 0
+    out = capsys.readouterr().out
+    records = evaluation.load_results(home / "tiny" / "evaluate" / "results.json")
+    for name in ("in_domain", "out_of_domain"):
+        assert name in out
+        for versus, method in ((None, "plain"), (None, "sft"), (None, "ppo"), ("sft", "ppo")):
+            r = evaluation.find(records, set=name, method=method, versus=versus, metric="reward")
+            assert f"{r['mean']:.2f} ({r['low']:.2f} to {r['high']:.2f})" in out and r["seeds"] == 1
+    assert (
+        cli.main(["evaluate", "--out", str(tmp_path / "mine")]) == 0
+        and evaluation.load_results(tmp_path / "mine" / "results.json") == records
+    )
+    capsys.readouterr()
+
+    assert cli.main(["rewrite", "a frog", "a castle"]) == 0
+    out, err = capsys.readouterr()
+    assert (
+        out.splitlines() == policy.load_policy(policy.own_policy("ppo")).rewrite(["a frog", "a castle"]) and "ppo policy: your own" in err
+    )
+
+
+def test_rewrite_samples_several_by_a_seed(tiny, capsys):
+    tiny_policy(seed=3).save(policy.own_policy("sft"))
+    seen = []
+    for seed in ("0", "0", "1"):
+        assert cli.main(["rewrite", "a frog", "a castle", "--stage", "sft", "--n", "3", "--seed", seed]) == 0
+        seen.append(capsys.readouterr().out)
+    assert seen[0] == seen[1] != seen[2] and len(seen[0].splitlines()) == 6
+    assert seen[0].splitlines()[:3] == tiny_policy(seed=3).rewrite(["a frog", "a castle"], 3, "sample", seed=0)[0]
+
+
+def test_an_interrupted_ppo_keeps_no_half_trained_policy_and_goes_on(tiny, home, capsys, monkeypatch):
+    tiny_policy(seed=3).save(policy.own_policy("sft"))
+    update = ppo.PPO.update
+
+    def interrupted(run, *args):
+        if run.done == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return update(run, *args)
+
+    monkeypatch.setattr(ppo.PPO, "update", interrupted)
+    assert cli.main(["ppo"]) == 130
+    assert "Stopped after update 2 of 3" in capsys.readouterr().out and not policy.own_policy("ppo").exists()
+    monkeypatch.setattr(ppo.PPO, "update", update)
+    assert cli.main(["ppo"]) == 0 and policy.own_policy("ppo").exists()
+    (log,) = (home / "tiny" / "ppo").glob("run-*/metrics.jsonl")
+    assert len(log.read_text().splitlines()) == 3
+
+
+def test_a_preset_is_chosen_by_name(tiny, monkeypatch, capsys):
+    monkeypatch.setenv("PROMPTLAB_PRESET", "pocket")  # which goes back to what it was, whatever a verb makes of it
+    assert cli.main(["rewrite", "a frog", "--preset", "tiny"]) == 1
+    assert "'tiny'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["ppo", "--updates", "0"], "a whole number above 0"),
+        (["ppo", "--updates", "many"], "a whole number above 0"),
+        (["rewrite", "a frog", "--n", "-1"], "a whole number above 0"),
+        (["rewrite"], "PROMPT"),
+        (["rewrite", "a frog", "--stage", "rlhf"], "choose from"),
+        (["sft", "--preset", "huge"], "choose from"),
+    ],
+)
+def test_a_wrong_option_is_named(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2 and message in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("arguments", [["rewrite", " "], ["rewrite", "a frog", ""]])
+def test_a_prompt_without_words_is_an_error_in_a_line(tiny, arguments, capsys):
+    tiny_policy().save(policy.own_policy("ppo"))
+    assert cli.main(arguments) == 1
+    out, err = capsys.readouterr()
+    assert not out and "empty" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("verb", ["sft", "ppo", "evaluate", "rewrite"])
+def test_help_loads_nothing_heavy(verb):
+    code = f"import sys\nfrom promptlab.__main__ import main\ntry:\n    main([{verb!r}, '--help'])\nfinally:\n    assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0 and "--preset" in done.stdout, done.stderr
