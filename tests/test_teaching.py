@@ -87,7 +87,7 @@ BROKEN = {
     "a long run": ({"cell4": MANY}, "c5: 151 words"),
     "a long run over two cells": ({"cell4": "Done.", "cell5": "", "cell6": "## 2. Exercises" + MANY}, "c7: 154 words"),
     "a long end": ({"cell12": GOOD[12] + MANY}, "the end: 170 words"),
-    "a wide line": ({"cell5": "total = " + " + ".join(["10"] * 30)}, "c5: 155 characters in a line, at most 140: total = 10"),
+    "a wide line": ({"cell5": "total = " + " + ".join(["10"] * 30)}, "c5: 155 characters in a line, at most 100: total = 10"),
     "no goals": ({"cell0": "# A lesson\n\n**You need:** numbers."}, "no goals as questions"),
     "no prerequisites": ({"cell0": "# A lesson\n\nWhat? Why?"}, "no prerequisites"),
     "no next step": ({"cell12": "That is all."}, "no next step"),
