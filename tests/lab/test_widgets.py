@@ -1,16 +1,12 @@
 """The clickable parts: their state and logic without a browser, and their views by ipywidgets' own click and drag."""
 
-import math
-import random
 import types
 
-import nbformat
 import pytest
 import torch
 from fakes import FakeScorer, make_sheet
 from matplotlib.figure import Figure
 
-from promptlab.course import notebooks
 from promptlab.lab import widgets
 from promptlab.pictures.sheets import ContactSheet
 from promptlab.rewards import Calibration, promptist_reward
@@ -105,73 +101,3 @@ def test_live_only_in_a_kernel_with_a_reader(monkeypatch):
     assert widgets.live()
     monkeypatch.setenv("PROMPTLAB_HEADLESS", "1")
     assert not widgets.live()
-
-
-# --- the exercises of 02_rewards --------------------------------------------------------------------------------------
-
-
-def check_of(name, **names):
-    """A check function, as the folded cell of the notebook defines it."""
-    cells = nbformat.read(notebooks.find(["02_rewards"])[0], as_version=4).cells
-    source = next(c.source for c in cells if c.cell_type == "code" and f"def {name}(" in c.source)
-    space = {"torch": torch} | names
-    exec(source[: source.rindex("print(")], space)
-    return space[name]
-
-
-@pytest.mark.parametrize(
-    "answer, says",
-    [
-        (lambda r, k, r0: None, "not yet"),
-        (lambda r, k, r0: (k * (r - r0)).clamp(max=0).mean(1), "Right."),
-        (lambda r, k, r0: (k * (r - r0)).mean(1).clamp(max=0), "average first"),
-        (lambda r, k, r0: (k * (r - r0)).clamp(min=0).mean(1), "wrong side"),
-        (lambda r, k, r0: (k * (r - r0)).mean(1), "Nothing is clamped"),
-        (lambda r, k, r0: (k * (r - r0)).clamp(max=0).sum(1), "add up"),
-        (lambda r, k, r0: (k * (r - r0)).clamp(max=0).mean(0), "over prompts"),
-        (lambda r, k, r0: (k * (r - r0)).clamp(max=0), "Not this"),
-        (lambda r, k, r0: 3, "tensor"),
-    ],
-)
-def test_exercise_one_knows_its_wrong_answers(answer, says):
-    torch.manual_seed(0)
-    assert says in check_of("check_penalty")(answer)
-
-
-@pytest.mark.parametrize(
-    "answer, says",
-    [
-        (lambda sd, target: None, "not yet"),
-        (lambda sd, target: math.ceil((sd / target) ** 2), "Right."),
-        (lambda sd, target: math.ceil(sd / target), "square is missing"),
-        (lambda sd, target: int((sd / target) ** 2), "Round up"),
-        (lambda sd, target: round((sd / target) ** 2), "Round up"),
-        (lambda sd, target: 1000, "pictures give"),
-    ],
-)
-def test_exercise_two_knows_its_wrong_answers(answer, says):
-    random.seed(0)
-    assert says in check_of("check_budget")(answer)
-
-
-@pytest.mark.parametrize(
-    "answer, says",
-    [
-        (lambda s: None, "not yet"),
-        (lambda s: 100 * s.dark, "Right: 16"),
-        (lambda s: -s.dark, "sign"),
-        (lambda s: 0.5 * s.dark + 3 * s.aesthetic, "Outvoted"),
-        (lambda s: s.aesthetic, "Which words"),
-        (lambda s: promptist_reward(s, CALIBRATION), "Which words"),
-        (lambda s: 1.0, "one number per picture"),
-    ],
-)
-def test_exercise_three_knows_its_wrong_answers(answer, says):
-    torch.manual_seed(0)
-    sheet = make_sheet(100)
-    sheet.prompts, sheet.facts = ["a fox, silhouette" if i % 4 == 0 else "a fox, photo" for i in range(200)], [{"gold": 5.0}] * 200
-    s = sheet.scores
-    s.dark = torch.tensor([float("silhouette" in p) for p in sheet.prompts])
-    sheet.similarity = lambda text: 0.2 * s.dark + 0.01 * torch.rand(200)
-    s.aesthetic = s.aesthetic - s.dark  # a head that dislikes them, as ours does
-    assert says in check_of("check_silhouettes", sheet=sheet, s=s, c=CALIBRATION)(answer(s))
