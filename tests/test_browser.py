@@ -71,7 +71,7 @@ def page(chromium):
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium)
         context = browser.new_context(viewport={"width": 1200, "height": 1000}, permissions=["clipboard-read"])
-        context.set_default_timeout(60_000)
+        context.set_default_timeout(180_000)  # a busy machine
         context.route(lambda url: "//127.0.0.1:" not in url, lambda route: (refused.append(route.request.url), route.abort()))
         yield context.new_page()
         browser.close()

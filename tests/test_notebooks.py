@@ -1,10 +1,12 @@
 """The course: how each notebook is made, and that it runs from top to bottom."""
 
+import json
 from pathlib import Path
 
 import nbformat
 import pytest
 import tiny_hub
+from nbformat.v4 import new_code_cell
 
 from promptlab.course import links, notebooks
 
@@ -49,18 +51,49 @@ def run_folder(tmp_path_factory):
     return tmp_path_factory.mktemp("runs")
 
 
+# What each lesson demonstrates, one row an effect: after which cell it shows, in words, the expression that measures it there, and
+# between which values it lies. A range around zero says that the null is what the lesson teaches.
+EFFECTS = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted((Path(__file__).parent / "demonstrations").glob("*.json"))}
+
+
+def with_effects(path, folder):
+    """A copy of a notebook in which every effect is measured right after its cell; a cell that is not there is an error."""
+    notebook, rows = read(path), EFFECTS.get(path.stem, [])
+    places = {cell.id: i for i, cell in enumerate(notebook.cells)}
+    for row in sorted(rows, key=lambda row: places[row["cell"]], reverse=True):
+        measuring = new_code_cell(f"print('EFFECT', float({row['value']}))", metadata={"effect": row})
+        notebook.cells.insert(places[row["cell"]] + 1, measuring)
+    folder.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, folder / path.name)
+    return folder / path.name
+
+
+def measured(notebook):
+    """The effects of an executed copy: (row, value) each."""
+    for cell in notebook.cells:
+        if "effect" in cell.metadata:
+            said = "".join(o.get("text", "") for o in cell.outputs)
+            yield cell.metadata["effect"], float(said.split("EFFECT")[1])
+
+
 @each
 @pytest.mark.weights
 @pytest.mark.timeout(1800)
-def test_notebook_runs(path, run_folder, monkeypatch, record_property):
+def test_notebook_runs_and_shows_what_it_says(path, run_folder, monkeypatch, record_property, capsys):
     monkeypatch.setenv("PROMPTLAB_HOME", str(run_folder))  # one for all, as in `make run`, and not the reader's
     monkeypatch.setenv("PROMPTLAB_SHORT", "1")  # the same cells with a shorter training in them
-    record = notebooks.execute(path, run_folder)
+    copy = with_effects(path, run_folder / "with effects")
+    record = notebooks.execute(copy, run_folder)
     for name in ("seconds", "peak_memory_mb"):
         record_property(name, record[name])
     assert not record["error"], record["error"]
-    assert record["cells"] == sum(c.cell_type == "code" and bool(c.source.strip()) for c in read(path).cells)
+    assert record["cells"] == sum(c.cell_type == "code" and bool(c.source.strip()) for c in read(copy).cells)
     assert record["peak_memory_mb"] < 6000
+    found = list(measured(read(run_folder / path.name)))
+    with capsys.disabled():
+        print("".join(f"\n{path.stem} {r['cell']}: {r['shows']} {v:.3g} ({r['low']:g} to {r['high']:g})" for r, v in found))
+    missed = [f"{r['cell']}: {r['shows']} {v:.4g}, not {r['low']:g} to {r['high']:g}" for r, v in found if not r["low"] <= v <= r["high"]]
+    assert not missed, "\n".join(missed)
 
 
 @pytest.fixture(scope="session")
