@@ -20,8 +20,8 @@ def rising(plain, texts, seeds):
 def test_pockets_knobs_are_what_they_were(monkeypatch):
     monkeypatch.delenv("PROMPTLAB_PRESET", raising=False)
     s = ppo.Settings()
-    assert (s.prompts, s.samples, s.images, s.new_tokens, s.epochs, s.minibatch, s.decay) == (8, 12, 1, 40, 4, 96, 120)
-    assert (s.lr, s.value_clip, s.kl, s.kl_target) == (2.5e-4, 1.0, 0.1, None) and POCKET.ppo_updates == 120
+    assert (s.prompts, s.samples, s.images, s.new_tokens, s.epochs, s.minibatch, s.decay) == (8, 12, 1, 40, 4, 96, 100)
+    assert (s.lr, s.value_clip, s.kl, s.kl_target) == (2.5e-4, 1.0, 0.1, None) and POCKET.ppo_updates == 100
     assert (POCKET.sft_epochs, POCKET.sft_lr, POCKET.sft_batch) == (2, 3e-4, 32)
     assert (POCKET.steps, POCKET.guidance, POCKET.batch, POCKET.safety, POCKET.clip_architecture) == (2, 1.0, 32, "", "")
 
