@@ -10,92 +10,134 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
+from scipy.stats import sem, t
 from tiny_policy import tiny_policy
 
-from promptlab import config, evaluation, ppo, runtime
+from promptlab import evaluation, ppo, runtime
 from promptlab.lab import plots
-from promptlab.rewards import Scores
+from promptlab.rewards import Calibration, Scores, promptist_reward
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 
+DIAGNOSE = "return 'one ending' if {} else 'lost words' if {} else 'luck' if run['fresh'] < run['chosen'] {} else 'fine'"
 # (notebook, function): wrong bodies, each with a piece of the hint it must get
 MISTAKES = {
     ("00_tour", "gain"): {
-        "return mean(new.values()) - mean(plain.values())": "one dict only must not count",
-        "return mean(plain[s] - new[s] for s in plain.keys() & new.keys())": "better must be positive",
+        "return sum(new[s] - plain[s] for s in new) / len(new)": "one dict only must not count",  # a KeyError of theirs
+        "return (sum(new.values()) - sum(plain.values())) / len(new)": "one dict only must not count",
+        "both = plain.keys() & new.keys(); return sum(plain[s] - new[s] for s in both) / len(both)": "better must be positive",
     },
     ("00_tour", "report"): {"return max(chosen)": "luck included", "return max(fresh)": "now the new seeds choose"},
-    ("00_tour", "cost"): {"return prompts * n * k": "plain ones cost too", "return 2 * prompts * n * k": "draw plain ones once"},
-    ("01_sft", "labels"): {
-        "return prompt + completion + [end]": "what people type",
-        "return [-100] * len(prompt) + completion": "nothing teaches it to stop",
-        "return prompt + [-100] * (len(completion) + 1)": "turned round",
+    ("00_tour", "diagnose"): {
+        DIAGNOSE.format("len(set(run['endings'])) < 8", "run['intent'] < run['plain_intent'] - 0.1", "/ 2"): "are all eight alike",
+        DIAGNOSE.format("len(set(run['endings'])) == 1", "run['intent'] < 0.8", "/ 2"): "plain pictures may miss words",
+        DIAGNOSE.format("len(set(run['endings'])) == 1", "run['intent'] < run['plain_intent'] - 0.1", ""): "is most lost",
+        "return 'luck' if run['new'] < 0 else 'fine'": "the keys are",
     },
-    ("01_sft", "way_gone"): {
-        "return sum((s - p) / (b - p) for p, s, b in zip(plain, sft, best)) / len(plain)": "average first",
-        "return sum(sft) / sum(best)": "begins at plain",
-        "return (sum(best) - sum(plain)) / (sum(sft) - sum(plain))": "upside down",
+    ("01_sft", "masked_loss"): {
+        "return torch.nn.functional.cross_entropy(scores, labels)": "guess the token at place 1",
+        "return torch.nn.functional.cross_entropy(scores[:-1], labels[1:].clamp(min=0))": "-100 must not count",
+        "return torch.nn.functional.cross_entropy(scores[:-1], labels[1:], reduction='sum') / 8": "divide by the number",
+        "return torch.nn.functional.cross_entropy(scores[:-1], labels[1:], reduction='sum')": "a mean, not a sum",
+        "return -torch.nn.functional.cross_entropy(scores[:-1], labels[1:])": "minus the logarithm",
+        "return scores.log_softmax(1).gather(1, labels[:, None]).mean()": "could not be run or read",
+        "return float('nan')": "not nan",
+    },
+    ("01_sft", "bug"): {
+        "return 'healthy'": "who can guess what people will type",
+        "return 'healthy' if held_out[-1] < held_out[0] else 'labels shifted'": "who can guess what people will type",
+        "return 'prompt counted' if held_out[-1] < training[-1] else 'healthy'": "then turns up",
+        "return 'learnt by heart' if held_out[-1] > training[-1] + 0.2 else 'prompt counted' if training[-1] > held_out[-1] else 'healthy'": "copying",
+        "return 'prompt counted'": "both curves fall",
+        "return training[99]": "could not be run or read",
     },
     ("01_sft", "without_placebo"): {
         "return [r for r in records if not set(r['y'].split(', ')) & set(PLACEBO_WORDS)]": "too few examples",
         "import re; return [r | {'y': re.sub('|'.join(PLACEBO_WORDS), '', r['y'])} for r in records]": "empty places",
         "return [r | {'y': ', '.join(r['y'].split(', ')[:2])} for r in records]": "good words were lost",
+        "return [r | {'y': r['y'].split(', ')[0]} for r in records]": "good words were lost",
         "return [r | {'y': r['y'].replace(', masterpiece', '')} for r in records]": "still there",
         "[r.update(y=', '.join(w for w in r['y'].split(', ') if w not in PLACEBO_WORDS)) for r in records]; return records": "lent to you",
+        "return [r | {'x': '', 'y': ', '.join(w for w in r['y'].split(', ') if w not in PLACEBO_WORDS)} for r in records]": "x is not what it was",
+        "r = records[0]; return [r | {'y': ', '.join(w for w in r['y'].split(', ') if w not in PLACEBO_WORDS)}] * 400": "more than once",
+        "return [{'x': r['x'], 'text': r['y']} for r in records]": "could not be run or read",
     },
-    ("02_rewards", "my_penalty"): {
-        "return (k * (relevance - r0)).mean(1).clamp(max=0)": "Clamp inside, average outside",
-        "return (k * (relevance - r0)).clamp(min=0).mean(1)": "cuts the wrong side",
-        "return (k * (relevance - r0)).mean(1)": "Nothing is clamped",
-        "return (k * (relevance - r0)).clamp(max=0).sum(1)": "add up where you should average",
-        "return (k * (relevance - r0)).clamp(max=0).mean(0)": "mean(1) runs along a row",
+    ("02_rewards", "clip_loss"): {
+        "return -logits.log_softmax(1).diag().mean()": "softmax down each column is missing",
+        "return -logits.log_softmax(0).diag().mean()": "softmax along each row is missing",
+        "return -logits.log_softmax(1).diag().mean() - logits.log_softmax(0).diag().mean()": "average them",
+        "return (logits.log_softmax(1).diag().mean() + logits.log_softmax(0).diag().mean()) / 2": "sign is turned round",
+        "return -logits.flatten().log_softmax(0).view(3, 3).diag().mean()": "One softmax over all nine",
+        "return -logits.diag().mean()": "Not this",
+        "return logits": "Return one number",
     },
-    ("02_rewards", "my_budget"): {
-        "return math.ceil(sd / target)": "the square is missing",
-        "return int((sd / target) ** 2)": "Round up",
+    ("02_rewards", "my_reward"): {
+        "return s.wish": "Words are lost",
+        "return promptist_reward(s, c)": "Nothing in it asks for neon",
+        "return -20 * s.wish": "is a sign turned round",
+        "return s.aesthetic + s.wish": "weigh it up",
+        "return s.wish.mean()": "one number per picture",
     },
-    ("02_rewards", "silhouettes_please"): {
-        'return -sheet.similarity("a silhouette")': "is a sign turned round",
-        'return s.aesthetic + sheet.similarity("a silhouette")': "Weigh it up",
-        "return s.aesthetic": "Which words would",
+    ("02_rewards", "hacked"): {
+        "return after['gold'] < before['gold'] - 0.2": "Is gold enough",
+        "return after['kept'] < before['kept'] - 0.05": "Are kept words enough",
+        "return after['reward'] > before['reward']": "convict a sound run",
+        "return after['gold'] < before['gold'] or after['kept'] < before['kept']": "as small as noise",
+        "return after['gold'] < before['gold'] - 0.2 or after['kept'] < before['kept'] - 0.05": "never rose",
+        "return after['golden'] < before['golden']": "There is no 'golden'",
     },
-    ("03_ppo", "token_pay"): {
-        "pay = -kl * (log_p - log_ref); pay[-1] = score; return pay": "replaces the leash price",
-        "pay = kl * (log_p - log_ref); pay[-1] += score; return pay": "sign is turned round",
-        "return score - kl * (log_p - log_ref)": "comes once",
-        "pay = 0 * log_p; pay[-1] = score; return pay": "leash is missing",
+    ("03_ppo", "two_lines"): {
+        "ratio = (log_p - log_old).exp(); return ratio.clamp(1 - clip, 1 + clip) * A": "Only the clipped product",
+        "ratio = (log_p - log_old).exp(); return torch.maximum(ratio * A, ratio.clamp(1 - clip, 1 + clip) * A)": "PPO is the pessimist",
+        "ratio = (log_p - log_old).exp(); return (ratio * A).clamp(1 - clip, 1 + clip)": "the clip is for the ratio",
+        "return (log_p - log_old).exp() * A": "Nothing is clipped",
+        "ratio = (log_p - log_old).exp(); return -torch.minimum(ratio * A, ratio.clamp(1 - clip, 1 + clip) * A)": "has the other sign",
+        "ratio = (log_old - log_p).exp(); return torch.minimum(ratio * A, ratio.clamp(1 - clip, 1 + clip) * A)": "upside down",
+        "ratio = log_p / log_old; return torch.minimum(ratio * A, ratio.clamp(1 - clip, 1 + clip) * A)": "quotient of logarithms",
+        "ratio = log_p - log_old; return torch.minimum(ratio * A, ratio.clamp(1 - clip, 1 + clip) * A)": "still wants exp()",
     },
-    ("03_ppo", "objective"): {
-        "return ratio.clamp(1 - clip, 1 + clip) * advantage": "Only the clipped product",
-        "return torch.maximum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)": "PPO is the pessimist",
-        "return (ratio * advantage).clamp(1 - clip, 1 + clip)": "the clip is for the ratio",
-        "return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)": "has the other sign",
+    ("03_ppo", "bug"): {
+        'return "lr"': "Not the steps",
+        'return "kl"': "Not the leash",
+        'return "scoring"': "Not the scoring",
+        'return "patience"': "no proof of health",
+        "return 5": "One of reward",
     },
-    ("03_ppo", "ending_pays"): {
-        "return torch.tensor([float(word in t) for t in written])": "paid wherever it stands",
-        "return torch.tensor([float(t.count(word)) for t in written])": "learned to repeat it",
+    ("03_ppo", "phrase_pays"): {
+        "return torch.tensor([float(phrase in t) for t in written])": "as much as once",
+        "return torch.tensor([float(t.count(phrase)) for t in written])": "learn to repeat it",
+        "return torch.tensor([float(t.endswith(phrase)) for t in written])": "it may stand anywhere",
         "return torch.ones(len(written))": "cannot know what you want",
-        "return -torch.tensor([float(t.endswith(word)) for t in written])": "punishes the word",
+        "return -torch.tensor([float(phrase in t) for t in written])": "punishes the phrase",
     },
     ("04_evaluation", "my_interval"): {
         "return plots.interval((b - a).mean(1))[1:]": "better must be positive",
-        "return evaluation.interval(a.mean(1), minus=b.mean(1))[1:]": "Subtract first",
-        "return plots.interval((a - b).ravel())[1:]": "average within each noun",
-        "return plots.interval((a - b).mean(0))[1:]": "mean(1)",
+        "return evaluation.interval(a.mean(1), minus=b.mean(1))[1:]": "each rates both",
+        "return plots.interval((a - b).ravel())[1:]": "average within each person",
+        "return plots.interval((a - b).mean(0))[1:]": "one number for each person",
         "d = (a - b).mean(1); half = 1.96 * d.std(ddof=1) / len(d)**0.5; return d.mean() - half, d.mean() + half": "12 need Student's t",
         "return np.percentile(a - b, (2.5, 97.5))": "ends of single differences",
+        "d = (a - b).mean(1); return t.interval(0.8, 11, d.mean(), sem(d))": "80 times in 100",
+        "d = (a - b).mean(1); return t.interval(0.9, 11, d.mean(), sem(d))": "90 times in 100",
+        "d = (a - b).mean(1); return t.interval(0.99, 11, d.mean(), sem(d))": "99 times in 100",
+        "d = (a - b).mean(1); return np.percentile(np.random.default_rng().choice(d, (20, 12)).mean(1), (2.5, 97.5))": "redraws are luck",
+        "d = (a - b).mean(1); return np.percentile(np.random.default_rng().choice(d, (2000, 6)).mean(1), (2.5, 97.5))": "redraws are luck",
+        "d = (a - b).mean(1); return np.percentile(np.random.default_rng(0).choice(d, (2000, 12)).mean(1), (2.5, 97.5))": "Not this",
+        'return {}["low"]': "stopped with KeyError",
     },
-    ("04_evaluation", "my_report"): {
-        "return rewards[:, :, :2].mean(2).max(1).mean()": "luck included",
-        "return rewards.mean(2).max(1).mean()": "the bug of section 3",
-        "return rewards[:, :, 2:].mean(2).max(1).mean()": "seeds that should only score",
-        "return rewards[np.arange(len(rewards)), rewards.mean(2).argmax(1), 2:].mean()": "had a say in the choice",
-        "return rewards[:, rewards[:, :, :2].mean((0, 2)).argmax(), 2:].mean()": "a fixed suffix",
+    ("04_evaluation", "my_diagnosis"): {
+        'return "fine"': "miss seeds that chose",
+        'return "prompts"': "call honest ones doctored",
+        'return "seeds" if gain[:, chose].mean() > gain[:, ~chose].mean() else "fine"': "means differ by luck",
+        'return "seeds" if evaluation.interval(gain[:, chose].ravel(), minus=gain[:, ~chose].ravel())[1] > 0 else "fine"': "subtract within each",
+        'return "seeds" if plots.interval(gain[:, chose].mean(1) - gain[:, ~chose].mean(1))[1] > 0 else "fine"': "miss seen prompts",
+        'return "leak"': "none of the three words",
     },
-    ("04_evaluation", "my_fooler"): {
-        'return "a castle, oil painting, at sunset, vivid colors"': "Both like it",
-        'return "a pizza, blurry, black and white"': "Both dislike it",
-        'return "a fox"': "A middling picture",
+    ("04_evaluation", "my_runs"): {
+        "return 1": "all runs agree",
+        "return (budget - 1) // cost": "too few prompts",
+        "return min(range(1, (budget - 1) // cost + 1), key=lambda k: prompt_sd / (budget - cost * k)**.5 + run_sd / k**.5)": "variances do",
+        "return min(range(1, (budget - 1) // cost + 1), key=lambda k: (prompt_sd**2 + run_sd**2) / (k * (budget - cost * k)))": "its own number",
     },
     ("11_pretraining", "extra"): {
         "return pretrained_out - ours_out": "in domain it has one too",
@@ -128,7 +170,7 @@ def folded_answer(name, function):
 
 def said(name, function=None, body=None):
     """What the checks of a notebook print, by exercise, once `body` stands in one of its functions."""
-    known = {"torch": torch, "plots": plots, "evaluation": evaluation, **silhouettes(), **foolable(), **probe()}
+    known = {"torch": torch, "plots": plots, "evaluation": evaluation, "t": t, "sem": sem, **neon_signs(), **probe()}
     printed, names = [], []
     for cell in exercise_cells(name):
         if cell.cell_type == "markdown":
@@ -145,52 +187,27 @@ def said(name, function=None, body=None):
     return dict(zip(names, printed, strict=True))
 
 
-def silhouettes():
-    """Sixty pictures, a third of them silhouettes, which CLIP finds a little more like "a silhouette" and the head ugly."""
+def neon_signs():
+    """240 pictures, a third of them neon, which CLIP sees and the head dislikes; half of these lose a word, and relevance with it."""
     torch.manual_seed(0)
-    dark = torch.arange(60) % 3 == 0
-    column = torch.rand(60)
-    scores = Scores(
-        torch.arange(60),
-        torch.ones(60),
-        5 + torch.randn(60) - dark.float(),
-        5 + torch.randn(60),
-        0.3 + 0.1 * column,
-        0.3 + 0.1 * torch.rand(60),
-    )
-    likeness = 0.2 + 0.05 * dark + 0.005 * torch.rand(60)
+    number = torch.arange(240)
+    neon, lost = number % 3 == 0, number % 6 == 0
+    beauty, relevance = 5 + torch.randn(240) - neon.float(), 0.35 - 0.3 * lost.float()
+    scores = Scores(number, torch.ones(240), beauty, 5 + torch.randn(240), relevance, torch.full((240,), 0.35))
+    scores.wish = 0.2 + 0.5 * neon.float() + 0.01 * torch.rand(240)
     sheet = types.SimpleNamespace(
-        similarity=lambda text: likeness,
-        prompts=["a fox, silhouette" if d else "a fox, photo" for d in dark],
-        gold=torch.rand(60),
+        prompts=["a fox, neon sign" if n else "a fox, photo" for n in neon],
+        kept=~lost,
         top=lambda values, count=16: values.argsort(descending=True, stable=True)[:count].tolist(),
     )
-    return {"s": scores, "sheet": sheet, "c": types.SimpleNamespace(relevance_threshold=0.35)}
-
-
-def foolable():
-    """A scorer whose learned score goes by colour alone, while gold also asks whether the words suit the subject."""
-    count = lambda prompts, words: [sum(w in p for w in words) for p in prompts]  # noqa: E731
-    rich, poor, unfit = ("neon", "oil", "vivid", "sunset", "night"), ("blurry", "black"), ("bear, stained",)
-
-    class Gallery:
-        def embeddings(self, prompts, seeds):
-            return torch.tensor([[5.0 + a - 2 * b] for a, b in zip(count(prompts, rich), count(prompts, poor), strict=True)])
-
-    class Sheet:
-        def __init__(self, scorer, plain, written, seeds):
-            self.gold = scorer.gallery.embeddings(written, seeds)[:, 0] - 6 * torch.tensor(count(written, unfit))
-
-    scorer = types.SimpleNamespace(gallery=Gallery(), rate=lambda embeddings: embeddings[:, 0])
-    names = {"sheets": types.SimpleNamespace(ContactSheet=Sheet), "config": config}
-    return {"scorer": scorer, "measured": {"plain": {"aesthetic": torch.full((8,), 5.5).numpy()}}, **names}
+    return {"s": scores, "sheet": sheet, "c": Calibration(8.5, 0.35, 1.0), "promptist_reward": promptist_reward}
 
 
 def probe():
     """What the probe of 03_ppo needs, with a policy so small that it learns in a second what the course's learns in ten."""
     trial = ppo.Settings(prompts=5, samples=16, new_tokens=6, minibatch=40, epochs=2, lr=3e-3, kl=0.0, kl_target=None)
     pool = ["a frog", "a red castle", "blue frog", "castle", "red frog"]
-    names = {"policy": tiny_policy(), "pool": pool, "endings": ["vivid"], "trial": trial, "updates": 60}
+    names = {"policy": tiny_policy(), "pool": pool, "phrases": ["vivid"], "trial": trial, "updates": 60}
     return {"ppo": ppo, "copy": copy, "runtime": runtime, **names}
 
 
