@@ -24,7 +24,7 @@ from promptlab.objective import (
     token_rewards,
     value_loss,
     whiten,
-)  # fmt: skip
+)
 from promptlab.policy import Policy, choices, chosen, entropy, merged, with_adapters
 from promptlab.rewards import PictureReward, as_scores  # noqa: F401 - so that a lesson finds the reward beside its learner
 from promptlab.runtime import PromptlabError, bar, device, enough_memory, interrupts, whole_rows, write_jsonl

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from promptlab.prompts import clean_prompt
-from promptlab.runtime import PromptlabError, home, whole_rows
+from promptlab.runtime import PromptlabError, append_jsonl, home, whole_rows
 
 FIELDS = ("prompt", "seed", "method_a", "text_a", "method_b", "text_b")  # of a pair
 ANSWERS = {"1": "left", "2": "right", "0": "tie", "s": "skip"}
@@ -177,20 +177,8 @@ class Choices:
         self.choices.setdefault(key, won if won is None or shown == methods else 1 - won)
 
     def _append(self, event):
-        """One line in one write, so that two processes never mix theirs; in ASCII, so that no character of a prompt ends it early."""
-        line = json.dumps({"time": round(time.time(), 1), "preset": self.preset, **event}).encode() + b"\n"
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "a+b", buffering=0) as file:
-                if file.tell():  # a full disk may have cut the last line short: never write behind half a line
-                    file.seek(-1, 2)
-                    line = line if file.read(1) == b"\n" else b"\n" + line
-                if file.write(line) < len(line):
-                    raise OSError("the disk is full")
-        except OSError as error:
-            raise PromptlabError(
-                f"Could not write {self.path} ({error}). Free some space, or let PROMPTLAB_HOME name another folder."
-            ) from error
+        """Keep an event at once, and take up what the file holds now."""
+        append_jsonl(self.path, {"time": round(time.time(), 1), "preset": self.preset, **event})
         self.read()
 
     # --- choosing ---------------------------------------------------------------------------------------------------

@@ -267,6 +267,24 @@ def write_jsonl(path, rows):
     write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
+def append_jsonl(path, row):
+    """Add one row to a log in one write, so that two processes never mix theirs; in ASCII, so that no character of a text ends it early.
+
+    Raises `PromptlabError` where it cannot be written.
+    """
+    line = json.dumps(row).encode() + b"\n"
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a+b", buffering=0) as file:
+            if file.tell():  # a kill or a full disk may have cut the last line short: never write behind half a line
+                file.seek(-1, 2)
+                line = line if file.read(1) == b"\n" else b"\n" + line
+            if file.write(line) < len(line):
+                raise OSError("the disk is full")
+    except OSError as error:
+        raise PromptlabError(f"Could not write {path} ({error}). Free some space, or let PROMPTLAB_HOME name another folder.") from error
+
+
 def first_line(error, width: int = 160) -> str:
     """The first line of an error, shortened: libraries explain themselves at length."""
     lines = str(error).strip().splitlines() or [""]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from promptlab.config import preset
 from promptlab.lab.widgets import _image_tag, _View
-from promptlab.runtime import PromptlabError, home
+from promptlab.runtime import PromptlabError, append_jsonl, home
 
 
 class RankTwelve(_View):
@@ -75,7 +75,8 @@ class RankTwelve(_View):
         return places
 
     def _make(self, event):
-        self._append(event)  # to disk first: a choice that cannot be kept is not shown as made
+        # To disk first: a choice that cannot be kept is not shown as made.
+        append_jsonl(self.log, {"time": round(time.time(), 1), "set": self.set, **event})
         self._apply(event)
         if "widget" in self.__dict__:
             self._refresh()
@@ -89,20 +90,6 @@ class RankTwelve(_View):
             self.groups[-1].append(event["picture"])
         else:
             self.groups.append([event["picture"]])
-
-    def _append(self, event):
-        line = json.dumps({"time": round(time.time(), 1), "set": self.set, **event}).encode()  # in ASCII: no character of a prompt may end the line
-        try:
-            self.log.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.log, "a+b") as file:
-                if file.tell():  # a kill may have cut the last line short: never write behind half a line
-                    file.seek(-1, 2)
-                    line = line if file.read(1) == b"\n" else b"\n" + line
-                file.write(line + b"\n")
-        except OSError as error:
-            raise PromptlabError(
-                f"Could not write {self.log} ({error}). Free some space, or let PROMPTLAB_HOME name another folder."
-            ) from error
 
     def _read(self):
         """Earlier choices about these very pictures; lines that are not whole or not ours are passed over."""

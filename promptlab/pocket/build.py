@@ -31,7 +31,7 @@ RATED = 100_000, 12_000  # pictures that the aesthetic head learns from: renders
 
 
 def build_folder() -> Path:
-    """Where pictures and checkpoints live while building (about 14 GB)."""
+    """Where pictures and checkpoints live while building (about 19 GB)."""
     folder = home() / "pocket" / ("rehearsal" if training.STEPS else "build")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
