@@ -171,7 +171,7 @@ def test_knobs_are_comments_sentences_and_rows_of_a_table():
     [
         ("RankTwelve(1, 2, 3)", 1), ("twelve = ranking.RankTwelve(1, 2, 3)\ntwelve", 1), ("display(widgets.Compare(s, m).draw(progress=True))", 1),
         ("twelve = RankTwelve(1, 2, 3)", 0), ("twelve = RankTwelve(1, 2, 3)\ntwelve.ranks()", 0), ("twelve = RankTwelve(1, 2, 3)\ntwelve;", 0),
-        ("for k in range(5):\n    print(widgets.RewardSliders(s, c).set(slope=k).summary())", 0), ("Compare(s, m)\nprint(1)", 0), ("Plain(1)", 0),
+        ("for k in range(5):\n    print(reward_lab.RewardLab(s).set(slope=k).summary())", 0), ("Compare(s, m)\nprint(1)", 0), ("Plain(1)", 0),
     ],
 )  # fmt: skip
 def test_a_widget_counts_where_it_is_shown(code, shown):

@@ -17,17 +17,18 @@ from promptlab.runtime import PromptlabError, home, write_atomically
 class Comparison:
     """One prompt, several methods side by side: what each makes of the words, draws from the same seeds, and scores.
 
-    Args: `methods` a dict from a name to None (the words as typed), a policy (its likeliest rewrite) or any function from
-    text to text; `seeds` the image seeds, all drawn at once and stepped through one by one; `folder` where `save` writes.
+    Args: `methods` a dict from a name to None (the words as typed), a policy (its likeliest rewrite, or `n` that it samples, the
+    likeliest first) or any function from a text to a text or a list of texts; several texts of one method are numbered. `seeds` are
+    the image seeds, all drawn at once and stepped through one by one; `folder` is where `save` writes.
     """
 
-    def __init__(self, scorer, methods, prompt="a frog", seeds=(11, 12, 13, 14), folder=None):
+    def __init__(self, scorer, methods, prompt="a frog", seeds=(11, 12, 13, 14), folder=None, n=1):
         wrong = {name: m for name, m in methods.items() if not (m is None or callable(m) or hasattr(m, "rewrite"))}
         if wrong or not methods or not len(seeds):
             raise PromptlabError(
                 f"Compare needs a seed and a method, which is None, a policy or a function: got {wrong or methods}, {list(seeds)}."
             )
-        self.scorer, self.methods, self.prompt, self.off = scorer, dict(methods), prompt, False
+        self.scorer, self.methods, self.n, self.prompt, self.off = scorer, dict(methods), n, prompt, False
         self.seeds = list(dict.fromkeys(int(s) for s in seeds))
         self.seed = self.seeds[0]  # the one in view
         self.folder = Path(folder or home() / scorer.gallery.preset.name / "compare")
@@ -43,7 +44,10 @@ class Comparison:
         typed, off = clean_prompt(self.prompt if prompt is None else prompt), self.off if off is None else bool(off)
         if limit := self._limit(typed):
             raise PromptlabError(f"{limit}, and this prompt of {len(typed):,} characters is longer. Shorten it.")
-        texts = {name: self._rewrite(name, m, typed) for name, m in ({"your words": None} if off else self.methods).items()}
+        texts = {}
+        for name, method in ({"your words": None} if off else self.methods).items():
+            some = self._rewrite(name, method, typed)
+            texts |= {f"{name} {i}" if len(some) > 1 else name: text for i, text in enumerate(some, 1)}
         sheet = ContactSheet(self.scorer, [typed] * len(texts), list(texts.values()), self.seeds, progress)
         s, cut = sheet.scores, [name for name, text in texts.items() if self._limit(text)]
         columns = {"reward": promptist_reward(s, self.scorer.calibration), "aesthetic": s.aesthetic, "relevance": s.relevance}
@@ -55,8 +59,13 @@ class Comparison:
         return self
 
     def _rewrite(self, name, method, typed):
+        """What a method makes of the words: one text or several, each once."""
         try:
-            return clean_prompt(typed if method is None else method.rewrite([typed])[0] if hasattr(method, "rewrite") else method(typed))
+            if hasattr(method, "rewrite"):
+                made = method.rewrite([typed], self.n, "sample")[0] if self.n > 1 else method.rewrite([typed])[0]
+            else:
+                made = typed if method is None else method(typed)
+            return list(dict.fromkeys(clean_prompt(text) for text in (made if isinstance(made, list) and made else [made])))
         except PromptlabError as error:
             raise PromptlabError(f"The method {name!r} failed. {error}") from error
 
@@ -73,6 +82,10 @@ class Comparison:
             raise PromptlabError(f"The seed {seed!r} is not one of {', '.join(map(str, self.seeds))}.")
         self.seed = seed
         return self
+
+    def step(self, by):
+        """Turn to the seed so many places on, `step(-1)` to the one before; behind the last comes the first."""
+        return self.show(self.seeds[(self.seeds.index(self.seed) + by) % len(self.seeds)])
 
     def _row(self, name, seed):
         if name not in self.texts:

@@ -10,7 +10,8 @@ from promptlab.referee import kinds_of_things
 from promptlab.runtime import PromptlabError
 
 METHODS = {"plain": "plain", "engineered": "engineered", "suffix": "best suffix", "sft": "SFT", "best_of_n": "best of n", "ppo": "PPO",
-           "pretrained": "pretrained", "pretrained sft": "pretrained, SFT", "pretrained ppo": "pretrained, PPO"}  # fmt: skip
+           "pretrained": "pretrained", "pretrained sft": "pretrained, SFT", "pretrained ppo": "pretrained, PPO",
+           "ppo, whole course": "PPO, whole course"}  # fmt: skip
 FINE = {"relevance": "+.3f", "intent": "+.1f"}  # other metrics move in the second decimal
 
 

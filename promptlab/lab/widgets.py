@@ -6,13 +6,14 @@ Nothing here draws while a reader drags: pictures come as small copies and score
 import base64
 import html
 import io
+import json
 import sys
-import textwrap
 import traceback
 from functools import cached_property
 
 from promptlab.lab import plots
 from promptlab.lab.compare import Comparison
+from promptlab.lab.style import CSS
 from promptlab.runtime import PromptlabError, headless
 
 
@@ -39,6 +40,47 @@ def _said(error) -> str:
     return str(error) if isinstance(error, PromptlabError) else f"{type(error).__name__}: {error}"
 
 
+# One line at the end of a view. It names the sliders for screen readers, which ipywidgets leaves nameless, and takes keys for the whole
+# view before JupyterLab does; a slider, a tab and a text box keep theirs. What a key shows anew may have held the focus, so the line takes it.
+FRONT = """
+const KEYS = @keys, SAID = @said;
+const OWN = "input, textarea, select, dialog, [contenteditable], [role=slider], [role=tab], .ui-slider-handle";
+function render({ el, model }) {
+  el.textContent = SAID;
+  el.style.color = "var(--jp-widgets-label-color, inherit)";
+  if (KEYS.length) {
+    el.tabIndex = 0;
+    el.setAttribute("role", "group");
+    el.setAttribute("aria-label", SAID);
+  }
+  const view = () => el.closest(".promptlab-view");
+  const name = () => view()?.querySelectorAll(".widget-slider, .widget-hslider").forEach((slider) => {
+    const label = slider.querySelector(".widget-label")?.textContent ?? "";
+    slider.querySelectorAll("[role=slider], .ui-slider-handle").forEach((handle) => handle.setAttribute("aria-label", label));
+    slider.querySelectorAll(".widget-readout").forEach((readout) => {
+      readout.setAttribute("aria-label", label + ", as a number");
+      if (readout.isContentEditable) readout.setAttribute("role", "textbox");
+    });
+  });
+  const press = (event) => {
+    if (!KEYS.includes(event.key) || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (!view()?.contains(event.target) || event.target.closest(OWN)) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    el.focus({ preventScroll: true });
+    model.send({ key: event.key });
+  };
+  const timer = setInterval(name, 300);  // a page of a tab may be made later
+  window.addEventListener("keydown", press, true);
+  return () => {
+    clearInterval(timer);
+    window.removeEventListener("keydown", press, true);
+  };
+}
+export default { render };
+"""
+
+
 class _View:
     """Something that shows as a widget where somebody can click, and as a figure elsewhere; `_line` is the widget's line of text."""
 
@@ -50,7 +92,23 @@ class _View:
     def _say(self, text, role="status", more=""):
         """Show one line of text in the widget, and below it what unfolds."""
         folded = f"<details><summary>Where</summary><pre>{html.escape(more)}</pre></details>" if more else ""
-        self._line.value = f'<div role="{role}"><b>{html.escape(text)}</b>{folded}</div>'
+        self._line.value = f'<div role="{role}" style="line-height:1.4"><b>{html.escape(text)}</b>{folded}</div>'
+
+    def _framed(self, children, name, press=None, keys=(), said=""):
+        """The whole view with what only a front end can add (see `FRONT`); `press` gets the key. Without anywidget it does without."""
+        import ipywidgets as w
+
+        view = w.VBox(children)
+        view.add_class("promptlab-view"), view.add_class(f"promptlab-{name}")
+        try:
+            import anywidget
+        except ImportError:
+            return view
+        script = FRONT.replace("@keys", json.dumps(list(keys))).replace("@said", json.dumps(said))
+        line = type("Front", (anywidget.AnyWidget,), {"_esm": script, "_css": CSS})()
+        line.on_msg(lambda _, message, __: self._act(lambda: press(message.get("key"))))
+        view.children = (*children, line)
+        return view
 
     def _act(self, act):
         """Do what a click or a drag asks for, and say in the widget itself what went wrong.
@@ -67,116 +125,24 @@ class _View:
             self._say(f"\u26a0 Something broke. {_said(error)}", "alert", traceback.format_exc())
 
 
-class RewardSliders(_View):
-    """The sixteen best pictures of a contact sheet under a reward whose two weights and threshold are sliders.
-
-    Nothing is drawn while a reader drags: scores are re-weighted and known pictures change places.
-    """
-
-    COUNT = 16
-
-    def __init__(self, sheet, calibration):
-        s, c = sheet.scores, calibration
-        self.sheet, self.calibration, self._tags = sheet, c, {}
-        low, high = float(s.relevance.min()), float(s.relevance.max())
-        # Name: (label, least, most, start). Four times the calibrated weight lets either term silence the other.
-        self.controls = {
-            "aesthetic": ("aesthetic weight", 0.0, 4 * c.aesthetic_scale, c.aesthetic_scale),
-            "slope": ("relevance slope", 0.0, 4 * c.relevance_slope, c.relevance_slope),
-            "threshold": ("threshold", min(low, c.relevance_threshold), max(high, c.relevance_threshold), c.relevance_threshold),
-        }
-        self.values = {name: start for name, (_, _, _, start) in self.controls.items()}
-
-    def set(self, **values):
-        """Move sliders: `set(slope=0)`; a value outside a slider's range stops at its end."""
-        for name, value in values.items():
-            if name not in self.controls:
-                raise PromptlabError(f"There is no slider {name!r}: use {', '.join(self.controls)}.")
-            _, least, most, _ = self.controls[name]
-            self.values[name] = min(max(float(value), least), most)
-        if "widget" in self.__dict__:
-            for name, slider in self._sliders.items():
-                slider.value = self.values[name]
-            self._refresh()
-        return self
-
-    def reward(self):
-        """The reward of every picture at the sliders' places, a tensor with one row per picture."""
-        s, v = self.sheet.scores, self.values
-        return v["aesthetic"] * (s.aesthetic - s.aesthetic_plain) + (v["slope"] * (s.relevance - v["threshold"])).clamp(max=0)
-
-    def rank(self, count=COUNT):
-        """Row numbers of the best pictures, best first."""
-        return self.sheet.top(self.reward(), count)
-
-    def summary(self):
-        """What the best pictures are worth to the raters that no slider sees."""
-        rows = self.rank()
-        gold, kept = float(self.sheet.gold[rows].mean()), int(self.sheet.kept[rows].sum())
-        return f"These {len(rows)}: mean gold {gold:.1f}; {kept} of {len(rows)} still show every word the person typed."
-
-    def html(self):
-        """The best pictures as a grid, each with its place, prompt, seed and what the judge says."""
-        rows, reward, cells = self.rank(), self.reward(), []
-        new = [i for i in rows if i not in self._tags]
-        for i, png in zip(new, self.sheet.thumbnails(new) if new else [], strict=True):
-            self._tags[i] = _image_tag(png, f"{self.sheet.prompts[i]}, seed {self.sheet.seeds[i]}", 88)
-        for place, i in enumerate(rows, 1):
-            said = "words kept" if self.sheet.kept[i] else "\u2717 words lost"
-            text = f"reward {reward[i]:.2f}, gold {self.sheet.gold[i]:.1f}, {said}"
-            prompt = html.escape(self.sheet.prompts[i])
-            cells.append(
-                f'<div role="listitem" style="width:88px;font-size:11px;line-height:1.25">{self._tags[i]}<br>'
-                f"<b>{place}.</b> {prompt}, seed {self.sheet.seeds[i]}<br>{text}</div>"
-            )
-        return f'<div role="list" style="display:grid;grid-template-columns:repeat(auto-fill,88px);gap:8px">{"".join(cells)}</div>'
-
-    @cached_property
-    def widget(self):
-        """The view: three sliders, which the arrow keys move too, over the grid."""
-        import ipywidgets as w
-
-        self._line, self._shown = w.HTML(), None
-        self._grid = w.HTML(layout=w.Layout(max_width="764px"))  # eight in a row, fewer where there is no room
-        self._sliders = {}
-        for name, (label, least, most, _) in self.controls.items():
-            digits = 3 if name == "threshold" else 2
-            self._sliders[name] = slider = w.FloatSlider(
-                value=self.values[name], min=least, max=most, step=(most - least) / 100, description=label, readout_format=f".{digits}f",
-                continuous_update=True, style={"description_width": "130px"}, layout=w.Layout(width="auto", max_width="480px"),
-            )  # fmt: skip
-            slider.observe(lambda change, name=name: self._moved(name, change["new"]), "value")
-        self._refresh()
-        return w.VBox([*self._sliders.values(), self._line, self._grid])
-
-    def _moved(self, name, value):
-        self.values[name] = value
-        self._act(self._refresh)
-
-    def _refresh(self):
-        before, self._shown = self._shown, None  # after an error nothing counts as shown
-        now = (self.rank(), tuple(self.values.values()))
-        if now != before:
-            self._grid.value = self.html()
-            self._say(self.summary())
-        self._shown = now
-
-    def figure(self):
-        """The same sixteen as a figure, for where nobody can drag."""
-        rows = self.rank()
-        titles = [f"{place}. {textwrap.fill(self.sheet.prompts[i], 18)}" for place, i in enumerate(rows, 1)]
-        figure = plots.wall(self.sheet.pictures(rows), titles, columns=8)
-        at = ", ".join(f"{label} {self.values[name]:.3g}" for name, (label, *_) in self.controls.items())
-        figure.suptitle(f"{at}\n{self.summary()}", fontsize=8)
-        return figure
-
-
 # Copies the text box beside the button. navigator.clipboard is missing on plain http and barred from Colab's frames; this works in both.
 COPY = "this.parentElement.querySelector('textarea').select();this.textContent=document.execCommand('copy')?'Copied':'Press Ctrl+C'"
 
 
+# Opens the dialog behind the cards with a large copy of the picture on this button. Escape closes it, too.
+ENLARGE = (
+    "const d=this.closest('[data-cards]').querySelector('dialog'),i=this.querySelector('img').cloneNode();i.width=i.height=512;"
+    "i.style.maxWidth='85vw';d.children[0].replaceChildren(i);d.children[1].textContent=i.alt;d.showModal()"
+)
+DIALOG = (
+    '<dialog aria-label="enlarged picture" style="background:var(--jp-layout-color1,Canvas);color:var(--jp-content-font-color1,CanvasText);'
+    'border:1px solid;text-align:center"><div></div><p style="max-width:512px;overflow-wrap:anywhere"></p>'
+    '<button class="jupyter-button widget-button" data-lm-suppress-shortcuts="true" onclick="this.parentElement.close()">Close</button></dialog>'
+)
+
+
 class Compare(_View, Comparison):
-    """A `Comparison` (which explains the arguments) to type in and to step through: pictures, scores, and words with what changed."""
+    """A `Comparison` (which explains the arguments) to type in, to step through and to enlarge: pictures, scores, words with what changed."""
 
     def draw(self, prompt=None, off=None, progress=False):
         """As `Comparison.draw`, and show it."""
@@ -201,10 +167,13 @@ class Compare(_View, Comparison):
         diffs = {name: plots.diff_html(self.prompt, text).partition("<p><small>") for name, text in self.texts.items()}
         cards = "".join(self._card(name, words) for name, (words, _, _) in diffs.items())
         legend = "".join(next(iter(diffs.values()))[1:])  # the same for all, so once
-        return f'<div role="list" style="{grid}">{cards}</div>{legend}'
+        return f'<div data-cards><div role="list" style="{grid}">{cards}</div>{DIALOG}</div>{legend}'
 
     def _card(self, name, words):
-        picture = _image_tag(self.thumbnail(name), f"{self.texts[name]}, seed {self.seed}", 184)
+        said = f"{self.texts[name]}, seed {self.seed}"
+        look = f'aria-label="Enlarge {html.escape(said)}" style="padding:0;border:0;background:none;cursor:zoom-in"'
+        tag = _image_tag(self.thumbnail(name), said, 184)
+        picture = f'<button data-lm-suppress-shortcuts="true" {look} onclick="{ENLARGE}">{tag}</button>'
         rows = f'<tr><td></td><th>seed {self.seed}</th><th style="padding-left:6px">mean of {len(self.seeds)}</th></tr>'
         for score, pair in self.scores(name).items():
             cells = "".join(f'<td style="text-align:right">{value:{plots.FORMATS[score]}}</td>' for value in pair)
@@ -233,9 +202,16 @@ class Compare(_View, Comparison):
         first, second = w.VBox([self._text, self._plain, self._button, self._stepper]), w.VBox([self._which, self._copy, self._keep])
         pages = w.Tab([first, second])
         pages.set_title(0, "Draw"), pages.set_title(1, "Keep")  # Colab's ipywidgets 7 knows no `titles`
-        view = w.VBox([pages, self._line, self._progress, self._grid])
+        said = "Keys: left and right step the seed, after a click on a picture or here. A click on a picture enlarges it."
+        steps = {"ArrowLeft": -1, "ArrowRight": 1}
         self._refresh()
-        return view
+        return self._framed(
+            [pages, self._line, self._progress, self._grid], "compare", lambda key: self._press(steps.get(key)), steps, said
+        )
+
+    def _press(self, step):
+        if step and self.texts:
+            self.step(step)
 
     def _do(self, act):
         """Do what a click asks for, with a progress bar that goes when it ends."""

@@ -1,6 +1,7 @@
 """A PPO run to watch: in a thread or not, stopped by a button or an interrupt, and what its views say."""
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -8,6 +9,7 @@ import time
 
 import pytest
 import torch
+from fakes import FakeScorer
 from matplotlib.figure import Figure
 from tiny_policy import tiny_policy
 
@@ -48,12 +50,15 @@ def test_a_thread_trains_while_the_notebook_goes_on(tmp_path, clickable, capfd):
 
     r = run(tmp_path, reward=reward)
     view = r.widget
-    assert r.running and r._button.description == "stop here" and r._line.value == "<b>The first update is on its way.</b>"
+    assert r.running and (r._pause.description, r._button.description) == ("Pause", "Stop")
+    assert 'role="status"' in r._line.value and "<b>The first update is on its way.</b></div>" in r._line.value
     go.set()
     assert len(r.wait()) == 3 and not r.running
-    assert r._button.disabled and r._button.description == "ended" and "3 of 3 updates" in view.children[0].value
+    assert r._button.disabled and r._buttons.layout.display == "none" and "3 of 3 updates" in view.children[0].value
     assert 'alt="3 of 3 updates: reward' in r._curves.value and "ppo:" not in capfd.readouterr().err
-    assert live.LiveRun(tiny_policy(), POOL, vivid, 3, FAST, folder=tmp_path).widget.children[1].disabled, "shown after its end"
+    again = live.LiveRun(tiny_policy(), POOL, vivid, 3, FAST, folder=tmp_path)
+    again.wait()
+    assert again.widget and again._button.disabled and again._pause.disabled, "shown after its end"
 
 
 def test_a_thread_learns_what_the_foreground_learns(tmp_path, monkeypatch):
@@ -120,7 +125,7 @@ def test_a_stop_writes_a_checkpoint_and_the_same_call_goes_on(tmp_path, clickabl
     r = run(tmp_path, 4, reward)
     assert r.widget and at.wait(60)
     press(r)
-    assert r._button.description == "stopping after this update" and r._button.disabled
+    assert r._button.description == "Stopping after this update" and r._button.disabled and r._pause.disabled
     go.set()
     assert len(r.wait()) == 1, "the update in progress is not lost"
     again = run(tmp_path, 4)
@@ -197,8 +202,155 @@ def test_what_breaks_while_the_curves_are_drawn_is_said_in_the_widget(tmp_path, 
     r.wait()
     assert r.widget
     monkeypatch.setattr(r, "_picture", lambda: 1 / 0)
-    r._act(r.stop)  # what the button does
+    r._act(r._refresh)
     assert 'role="alert"' in r._line.value and "ZeroDivisionError" in r._line.value
+
+
+def test_curves_that_cannot_be_drawn_do_not_end_the_run(tmp_path, clickable, monkeypatch):
+    go = threading.Event()
+    r = run(tmp_path, reward=lambda *args: go.wait(60) and vivid(*args))
+    assert r.widget
+    monkeypatch.setattr(r, "_picture", lambda: 1 / 0)
+    go.set()
+    assert len(r.wait()) == 3 and r.error is None
+
+
+class Gate:
+    """A reward that lets one update through at a time, and says when one has arrived."""
+
+    def __init__(self):
+        self.tickets, self.arrived = threading.Semaphore(0), threading.Semaphore(0)
+
+    def __call__(self, plain, written, seeds):
+        self.arrived.release()
+        assert self.tickets.acquire(timeout=60)
+        return vivid(plain, written, seeds)
+
+
+def until(true, seconds=60):
+    for _ in range(100 * seconds):
+        if true():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_a_pause_keeps_a_checkpoint_and_a_resume_learns_what_no_pause_would_have(tmp_path, monkeypatch):
+    whole = run(tmp_path / "a", 4).wait()
+    monkeypatch.setattr(live, "live", lambda: True)
+    gate = Gate()
+    r = run(tmp_path / "b", 4, gate)
+    assert r.widget and gate.arrived.acquire(timeout=60)
+    r._pause.click()
+    assert r.paused and not r.held and r._pause.description == "Resume", "the update in progress is not lost"
+    gate.tickets.release()
+    assert until(lambda: "Paused: a checkpoint is kept." in r._line.value) and r.held and (tmp_path / "b" / "ppo.ckpt").exists()
+    assert len(r.history) == 1 and r.running and not gate.arrived.acquire(blocking=False), "nothing happens in a pause"
+    r._pause.click()
+    assert not r.paused and r._pause.description == "Pause"
+    gate.tickets.release(9)
+    assert r.wait() == whole
+
+
+def test_a_pause_may_outlast_the_kernel(tmp_path, clickable):
+    """The same call in another kernel goes on from what the pause kept, and learns the same."""
+    whole = run(tmp_path / "a", 3).wait()
+    gate = Gate()
+    r = run(tmp_path / "b", 3, gate)
+    assert gate.arrived.acquire(timeout=60)
+    r.pause()
+    gate.tickets.release()
+    assert until(lambda: r.held)
+    shutil.copytree(tmp_path / "b", tmp_path / "c")  # what a killed kernel leaves
+    r.stop()
+    assert len(r.wait()) == 1 and not r.paused
+    again = run(tmp_path / "c", 3)
+    assert again.wait() == whole and "It went on from update 1." in again.status
+
+
+def test_after_a_stop_the_same_button_goes_on(tmp_path, clickable):
+    whole = run(tmp_path / "a", 3).wait()
+    gate = Gate()
+    r = run(tmp_path / "b", 3, gate)
+    assert r.widget and gate.arrived.acquire(timeout=60)
+    r._button.click()
+    gate.tickets.release(9)
+    assert len(r.wait()) == 1 and r.unfinished
+    assert (r._pause.description, r._pause.disabled, r._button.disabled) == ("Resume", False, True)
+    r._pause.click()
+    assert r.wait() == whole and not r.unfinished
+    r.resume()
+    assert not r.running, "nothing is left to do"
+
+
+def test_a_run_goes_on_after_an_error_was_repaired(tmp_path, clickable):
+    broken = [ConnectionError("gone")]
+
+    def reward(plain, written, seeds):
+        if len(r.history) == 1 and broken:
+            raise broken.pop()
+        return vivid(plain, written, seeds)
+
+    go = threading.Event()
+    r = run(tmp_path, 3, lambda *args: go.wait(60) and reward(*args))
+    assert r.widget
+    go.set()
+    with pytest.raises(ConnectionError):
+        r.wait()
+    assert 'role="alert"' in r._line.value and r._pause.description == "Resume" and not r._pause.disabled
+    r._pause.click()
+    assert len(r.wait()) == 3 and 'role="status"' in r._line.value
+
+
+def test_waiting_for_a_paused_run_lets_it_go_on(tmp_path, clickable):
+    gate = Gate()
+    r = run(tmp_path, 2, gate)
+    r.pause()
+    gate.tickets.release(9)
+    assert until(lambda: r.held) and len(r.wait()) == 2
+
+
+def test_a_new_run_ends_a_paused_one(tmp_path, clickable):
+    gate = Gate()
+    first = run(tmp_path / "a", 9, gate)
+    first.pause()
+    gate.tickets.release()
+    assert until(lambda: first.held)
+    assert len(run(tmp_path / "b", 1).wait()) == 1 and not first.running and len(first.wait()) == 1
+
+
+def test_a_pause_where_nothing_runs_does_nothing(tmp_path):
+    r = run(tmp_path, 1)
+    r.pause()
+    assert not r.paused and not r.running and len(r.wait()) == 1
+
+
+def test_the_run_of_this_kernel_is_shown_again(tmp_path, clickable, monkeypatch):
+    monkeypatch.setattr(live.LiveRun, "_latest", None)
+    with pytest.raises(PromptlabError, match="No run was begun in this kernel"):
+        live.attach()
+    r = run(tmp_path, 1)
+    view = r.widget
+    r.wait()
+    assert live.attach() is r and live.attach().widget is view, "the same state, in as many places as it is displayed"
+
+
+def test_pictures_show_the_start_above_now_from_one_seed(tmp_path, clickable):
+    scorer = FakeScorer()
+    go, policy = threading.Event(), tiny_policy()
+    first = policy.rewrite(POOL[:2])
+    pay = type("Pay", (), {"scorer": scorer, "__call__": lambda self, *args: go.wait(60) and vivid(*args)})()
+    r = run(tmp_path, 2, pay, policy, prompts=POOL[:2])
+    assert r.widget and r._pictures.value == ""
+    with pytest.raises(PromptlabError, match="nothing to draw"):
+        r.samples()
+    go.set()
+    now = r.wait()[-1]["film"]
+    shown = r._pictures.value
+    assert r.first == first and shown.count("<img") == 4 and "<b>before</b>" in shown and "<b>after update 2</b>" in shown
+    assert [shown.count(f'alt="{text}, before"') for text in first] == [1, 1]
+    colours = [ax.images[0].get_array()[0, 0].tolist() for ax in r.samples().axes]
+    assert colours == [list(c) for c in scorer.gallery.colours([*first, *now], [live.SEED] * 4)]
 
 
 def test_prompts_are_rewritten_after_every_update_for_the_film(tmp_path):
