@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from promptlab import processes
 from promptlab.pictures.sheets import ContactSheet
 from promptlab.prompts import split_prompt
 from promptlab.rewards import mean_per_pair, promptist_reward
@@ -27,19 +28,22 @@ def measure(scorer, records, texts, seeds=SCORING, progress=False) -> dict:
     """Score one method's rewrites of some records: a dict of arrays (prompts,), one per name in METRICS; without a judge no gold, no intent.
 
     The reward has no KL term. Intent is the share of pictures, in %, in which the judge finds every content word of the
-    *typed* prompt; gold is the mean rating, 1-10; length is in words.
+    *typed* prompt; gold is the mean rating, 1-10; length is in words. Of several processes, each draws its own share of the prompts.
     """
-    plain = [r["x"] for r in records]
+    mine = processes.share(len(records))
+    plain, texts = [r["x"] for r in records[mine]], list(texts)[mine]
     sheet = ContactSheet(scorer, plain, texts, list(seeds), progress)
     per_prompt = lambda values: mean_per_pair(values, sheet.scores).numpy().astype(float)  # noqa: E731
     judged = {"gold": per_prompt(sheet.gold), "intent": per_prompt(100 * sheet.kept)} if scorer.gallery.judge else {}
-    return {
+    found = {
         "reward": per_prompt(promptist_reward(sheet.scores, scorer.calibration)),
         "aesthetic": per_prompt(sheet.scores.aesthetic),
         "relevance": per_prompt(sheet.scores.relevance),
         **judged,
         "length": np.array([len(t.split()) for t in texts], float),
     }
+    parts = processes.every(found)
+    return {name: np.concatenate([part[name] for part in parts]) for name in found}
 
 
 def families_of(records) -> list[tuple]:
@@ -171,10 +175,15 @@ def find(records, **wanted) -> dict:
 
 
 def best_of_n(policy, scorer, prompts, n=8, seeds=SELECTING, seed=0, progress=False) -> list[str]:
-    """Of `n` sampled rewrites of each prompt, the one with the highest reward on the seeds to choose by."""
-    rewrites = policy.sample([p for p in prompts for _ in range(n)], seed=seed).texts
-    rewards = scorer.rewards([p for p in prompts for _ in range(n)], rewrites, list(seeds), progress).view(len(prompts), n)
-    return [rewrites[i * n + int(best)] for i, best in enumerate(rewards.argmax(1))]
+    """Of `n` sampled rewrites of each prompt, the one with the highest reward on the seeds to choose by: `Policy.rewrite` with this score."""
+    if n == 1:  # nothing to choose from
+        return policy.sample(prompts, seed=seed).texts
+
+    def score(plain, written):
+        return scorer.rewards(plain, written, list(seeds), progress)
+
+    found = policy.rewrite(prompts, n, "best_of_n", seed=seed, score=score, new_tokens=48, batch=n * len(prompts))  # the noise of one batch
+    return [best for best, *_ in found]
 
 
 def race(suffixes) -> int:

@@ -5,51 +5,36 @@ drawn from the very distribution that is scored: no top-k, no minimum length, no
 diverse beam; huggingface/trl documents the "negative KL" that such settings bring).
 """
 
-import inspect
+import logging
 import zlib
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from promptlab.config import Preset, preset
 from promptlab.decoding import check, diverse_beam, ranked, scored
 from promptlab.models.language import load_language
 from promptlab.models.sources import local, package_file
 from promptlab.models.weights import whole_folder
+from promptlab.processes import every, first, join
 from promptlab.prompts import clean_prompt
+from promptlab.rewrites import Rewrites, has_adapters, log_probs, merged
+from promptlab.rewrites import choices as choices  # as are these, so that who works with a policy finds here what reads its rewrites
+from promptlab.rewrites import chosen as chosen
+from promptlab.rewrites import entropy as entropy
+from promptlab.rewrites import inputs as inputs
+from promptlab.rewrites import with_adapters as with_adapters
 from promptlab.runtime import PromptlabError, bar, device, home
+from promptlab.sharding import on as sharded
+from promptlab.sharding import reading
 
 MARK = " Rephrase:"  # Promptist's format: x + MARK + y + end token
-
-
-@dataclass
-class Rewrites:
-    """Sampled rewrites as tokens: prompts padded on the left, rewrites on the right, one row each."""
-
-    ids: Any  # int64 (n, length): prompt, then rewrite
-    real: Any  # bool (n, length): a token of the prompt or the rewrite, its end token included; not padding
-    start: int  # the column at which every rewrite begins
-    texts: list  # the rewrites in words; the prompt itself where one has none: nothing gained, nothing lost
-    finished: Any  # bool (n,): ended by itself; False where the length limit cut it
-
-    def __len__(self):
-        return len(self.texts)
-
-    @property
-    def mask(self):
-        """Which tokens were chosen by the policy: bool (n, length - start), the end token included."""
-        return self.real[:, self.start :]
-
-    def rows(self, index):
-        """Some rows, as `Rewrites`."""
-        return Rewrites(self.ids[index], self.real[index], self.start, [self.texts[i] for i in index.tolist()], self.finished[index])
 
 
 class Policy:
     """A causal language model with its tokenizer; dropout is off for good, so that scoring twice gives the same number."""
 
     def __init__(self, model, tokenizer):
+        join()
         self.model, self.tokenizer = model.to(device()).eval(), tokenizer
         self.end = tokenizer.eos_token_id
         if self.end is None:
@@ -98,28 +83,30 @@ class Policy:
         real = torch.tensor([[False] * (width - len(t)) + [True] * len(t) for t in texts])
         return ids.to(device()), real.to(device())
 
-    def sample(self, prompts, seed=0, new_tokens=48, greedy=False) -> Rewrites:
+    def sample(self, prompts, seed=0, new_tokens=48, greedy=False, rows=slice(None)) -> Rewrites:
         """One rewrite per prompt: sampled from the model's own distribution, or its likeliest tokens if `greedy`.
 
-        The same seed gives the same rewrites on the same machine. At most `new_tokens` tokens each.
+        The same seed gives the same rewrites on the same machine. At most `new_tokens` tokens each. Of many prompts, those in `rows`
+        alone can be rewritten: as they would be among all, so that processes may share the work.
         """
         import torch
 
-        ids, real = self.encode(prompts, self.room - new_tokens)
-        start = ids.shape[1]
+        ids, real = (all_rows[rows] for all_rows in self.encode(prompts, self.room - new_tokens))
         # Not torch's own random state: all threads share that one, so a cell that draws would change a run in the background.
-        drawing = [] if greedy else [draw(torch.Generator(ids.device).manual_seed(seed))]
-        with torch.inference_mode():
-            ids = self.generate(ids, real, drawing, max_new_tokens=new_tokens)
-        ids = ids.clone()  # out of inference mode, so that training may use them
+        drawing = [] if greedy else [draw(torch.Generator(ids.device).manual_seed(seed), len(prompts), rows)]
+        with reading():
+            found = self.generate(ids, real, drawing, max_new_tokens=new_tokens)[:, ids.shape[1] :]
+        return self.as_rewrites(ids, real, found.clone(), list(prompts)[rows])  # out of inference mode, so that training may use them
+
+    def as_rewrites(self, ids, real, found, prompts) -> Rewrites:
+        """Prompts as `encode` returns them, and the tokens found behind each, (n, length), as rewrites of these prompts."""
+        import torch
+
         # Padding is the end token too, so what is real follows from counting: everything up to the first end token.
-        ends = (ids[:, start:] == self.end).cumsum(1)
-        chosen = (ends == 0) | ((ends == 1) & (ids[:, start:] == self.end))
-        words = [
-            self.tokenizer.decode(row[keep], skip_special_tokens=True).strip() for row, keep in zip(ids[:, start:], chosen, strict=True)
-        ]
-        texts = [rewrite_or_prompt(w, p) for w, p in zip(words, prompts, strict=True)]
-        return Rewrites(ids, torch.cat([real, chosen], 1), start, texts, ends[:, -1] > 0)
+        ends = (found == self.end).cumsum(1)
+        chosen = (ends == 0) | ((ends == 1) & (found == self.end))
+        texts = self.texts_of([row[keep] for row, keep in zip(found, chosen, strict=True)], prompts)
+        return Rewrites(torch.cat([ids, found], 1), torch.cat([real, chosen], 1), ids.shape[1], texts, ends[:, -1] > 0)
 
     def generate(self, ids, real, drawing=(), **settings):
         """Ask the model to go on, with these settings alone: ids (n, length) and a bool mask in, longer ids out.
@@ -132,9 +119,10 @@ class Policy:
         from transformers import GenerationConfig, LogitsProcessorList
 
         ends = {"eos_token_id": self.end, "pad_token_id": self.end}
+        logging.getLogger("transformers.modeling_utils").addFilter(not_about_padding)
         self.model.generation_config = GenerationConfig(**ends)  # saved with the model: elsewhere, too, it has to know when to stop
         plain = GenerationConfig(**ends, **settings)
-        return self.model.generate(ids, attention_mask=real.long(), generation_config=plain, logits_processor=LogitsProcessorList(drawing))
+        return self.model.generate(ids, attention_mask=real.long(), generation_config=plain, logits_processor=LogitsProcessorList(drawing), synced_gpus=sharded())  # fmt: skip
 
     def encode_rewrites(self, prompts, rewrites) -> Rewrites:
         """Given rewrites as tokens behind their prompts, end token included: what somebody else wrote, ready to be scored."""
@@ -161,7 +149,6 @@ class Policy:
         `batch` rewrites or beams are in work at once; with it, `seed` fixes what is drawn. Raises `PromptlabError` for settings that
         do not go together.
         """
-        import torch
 
         check(decode, n, score, num_beams, num_beam_groups)
         beams, written = decode in ("beam", "diverse_beam"), []
@@ -171,7 +158,7 @@ class Policy:
             wanted = [p for p in some for _ in range(n)]
             if beams:
                 ids, real = self.encode(some, self.room - new_tokens)
-                with torch.inference_mode():
+                with reading():
                     if decode == "beam":
                         found = self.generate(ids, real, do_sample=False, num_beams=num_beams, num_return_sequences=n, max_new_tokens=new_tokens, length_penalty=length_penalty)[:, ids.shape[1] :]  # fmt: skip
                     else:
@@ -193,60 +180,44 @@ class Policy:
         """The log-probability of each rewrite as a whole, in nats."""
         import torch
 
-        with torch.inference_mode():  # a few at a time: the scores of a large vocabulary fill the memory
+        with reading():  # a few at a time: the scores of a large vocabulary fill the memory
             parts = [rewrites.rows(some) for some in torch.arange(len(rewrites)).split(16)]
             return [v for r in parts for v in (log_probs(self.model, r)[0] * r.mask).sum(1).tolist()]
 
     def save(self, folder, half=False):
         """Write a plain transformers folder: weights as safetensors (fp16 if `half`), adapters added in, and the tokenizer.
 
-        A kill or a full disk leaves an earlier policy there intact. Raises `PromptlabError` where it cannot be written.
+        A kill or a full disk leaves an earlier policy there intact. Of several processes, the first writes. Raises `PromptlabError` where it
+        cannot be written.
         """
         import copy
 
-        model = merged(copy.deepcopy(self.model)) if half or has_adapters(self.model) else self.model
-        with whole_folder(folder) as partial:
-            (model.half() if half else model).save_pretrained(partial)
-            self.tokenizer.save_pretrained(partial)
+        if first():
+            model = merged(copy.deepcopy(self.model)) if half or has_adapters(self.model) else self.model
+            with whole_folder(folder) as partial:
+                (model.half() if half else model).save_pretrained(partial)
+                self.tokenizer.save_pretrained(partial)
+        every(None)  # nobody reads it before it is whole
 
 
-def draw(generator):
-    """A step of decoding that draws each next token from the model's own distribution, and leaves it as the only choice."""
+def not_about_padding(record) -> bool:
+    """Drops a warning of transformers: where no prompt is padded it drops the mask we gave, and misses it once a rewrite has ended."""
+    return not record.getMessage().startswith("We strongly recommend passing in an `attention_mask`")
+
+
+def draw(generator, whole, rows=slice(None)):
+    """A step of decoding that draws each next token from the model's own distribution, and leaves it as the only choice.
+
+    The token with the largest p / e, where e is exponential noise, is drawn with probability p: so `torch.multinomial` draws, too. Noise is
+    made for all of a batch of `whole`, and `rows` are what this process has of it: the same is drawn whoever else shares the work.
+    """
     import torch
 
     def only_the_drawn(ids, scores):
-        chosen = torch.multinomial(scores.softmax(-1), 1, generator=generator)
-        return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
+        noise = torch.empty(whole, scores.shape[1], dtype=scores.dtype, device=scores.device).exponential_(generator=generator)[rows]
+        return torch.full_like(scores, -torch.inf).scatter(1, (scores.softmax(-1) / noise).argmax(-1, keepdim=True), 0.0)
 
     return only_the_drawn
-
-
-def has_adapters(model) -> bool:
-    """Whether this model is trained by low-rank adapters."""
-    return hasattr(model, "merge_and_unload")
-
-
-def with_adapters(model, rank):
-    """The model with all of it frozen and low-rank adapters on its linear layers to train (LoRA, Hu et al. 2021); itself if `rank` is 0.
-
-    They start as no change at all. Raises `PromptlabError` where the library peft is missing.
-    """
-    if not rank:
-        return model
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError as error:
-        raise PromptlabError("Adapters need the library peft. To repair it: pip install peft") from error
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # half of an adapter starts at random
-        return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear"))
-
-
-def merged(model):
-    """The model with its adapters added into its weights, all of them free to train again. Itself where it has none."""
-    return model.merge_and_unload().requires_grad_(True) if has_adapters(model) else model
 
 
 def rewrite_or_prompt(words, prompt) -> str:
@@ -256,41 +227,6 @@ def rewrite_or_prompt(words, prompt) -> str:
     except PromptlabError:
         return clean_prompt(prompt)
     return words
-
-
-def log_probs(model, rewrites: Rewrites):
-    """Log-probability of every chosen token, and the entropy of each choice: two float32 (n, length - start) tensors."""
-    logs, _ = choices(model, rewrites)
-    return chosen(logs, rewrites), entropy(logs)
-
-
-def choices(model, rewrites: Rewrites, states=False):
-    """What the model thought at every choice: log-probabilities of all tokens, float32 (n, length - start, tokens).
-
-    With `states`, also its last hidden states there, float32 (n, length - start, width); else None. Position ids count real
-    tokens only, so that padding on the left changes nothing.
-    """
-    out, here = model(**inputs(rewrites, model), output_hidden_states=states), slice(rewrites.start - 1, -1)
-    return out.logits[:, here].float().log_softmax(-1), out.hidden_states[-1][:, here].float() if states else None
-
-
-def chosen(logs, rewrites):
-    """The log-probability of each token that was chosen, of `choices`."""
-    return logs.gather(-1, rewrites.ids[:, rewrites.start :, None]).squeeze(-1)
-
-
-def entropy(logs):
-    """The entropy of each choice in nats: minus the expected log-probability."""
-    return -(logs.exp() * logs).sum(-1)
-
-
-def inputs(rewrites: Rewrites, model) -> dict:
-    """What a causal model of transformers is called with to read these rewrites; some (BLOOM, MPT, Mamba) take no position ids."""
-    known = {"input_ids": rewrites.ids, "attention_mask": rewrites.real.long(), "use_cache": False}
-    plain = model.get_base_model() if has_adapters(model) else model
-    if "position_ids" in inspect.signature(plain.forward).parameters:
-        known["position_ids"] = (rewrites.real.long().cumsum(1) - 1).clamp(min=0)
-    return known
 
 
 PROMPTIST = "microsoft/Promptist"  # what the paper's authors published: GPT-2 after SFT and PPO, for Stable Diffusion v1-4
@@ -337,6 +273,7 @@ def stage_policy(stage, chosen: Preset | None = None, shipped=False) -> Policy:
 
     Prints in one line which of them it is. Raises `PromptlabError` as `load_policy` does, and where the preset names none.
     """
+    join()
     chosen = chosen or preset()
     own, given = own_policy(stage, chosen), getattr(chosen, stage)
     whole = (own / "config.json").exists() and any(own.glob("*.safetensors"))

@@ -5,15 +5,16 @@ al. 2019 (KL to a frozen reference, adaptive coefficient), Hao et al. 2022, sect
 """
 
 import copy
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn.functional import pad
 
+from promptlab import processes, restart, sharding
 from promptlab.config import preset
-from promptlab.models.weights import load_checkpoint, save_checkpoint
+from promptlab.models.weights import load_checkpoint
 from promptlab.objective import (
     adapt_kl,
     advantages_of,
@@ -25,9 +26,9 @@ from promptlab.objective import (
     value_loss,
     whiten,
 )
-from promptlab.policy import Policy, choices, chosen, entropy, merged, with_adapters
+from promptlab.policy import Policy, Rewrites, choices, chosen, entropy, merged, with_adapters
 from promptlab.rewards import PictureReward, as_scores  # noqa: F401 - so that a lesson finds the reward beside its learner
-from promptlab.runtime import PromptlabError, bar, device, enough_memory, interrupts, whole_rows, write_jsonl
+from promptlab.runtime import PromptlabError, bar, device, enough_memory, interrupts, write_jsonl
 
 
 def _preset(knob):
@@ -97,6 +98,7 @@ class PPO:
             torch.manual_seed(self.settings.seed)
             self.value = ValueHead(policy.model.config.get_text_config().hidden_size).to(device())
         policy.model = with_adapters(policy.model, self.settings.lora).eval()
+        self.plain = sharding.divide(policy.model, self.reference)
         parameters = [p for model in (policy.model, self.value) for p in model.parameters() if p.requires_grad]
         self.optimiser = torch.optim.Adam(parameters, self.settings.lr, betas=(0.9, 0.95))
 
@@ -110,18 +112,44 @@ class PPO:
         return [1_000_000 + 10_000_000 * self.settings.seed + n * self.done + i for i in range(n)]
 
     def rollout(self, pool, reward):
-        """Draw prompts from `pool`, sample rewrites, score them; a dict with everything an update learns from."""
+        """Draw prompts from `pool`, sample rewrites, score them; a dict with everything an update learns from.
+
+        Of several processes, each writes and scores its own share of the prompts; then all have all of it.
+        """
         s, stream = self.settings, self.stream()
         order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(stream))[: s.prompts]
-        plain = [pool[i] for i in order.tolist() for _ in range(s.samples)]
-        rewrites = self.policy.sample(plain, seed=stream, new_tokens=s.new_tokens)
-        scores = as_scores(reward(plain, rewrites.texts, self.image_seeds()), plain, rewrites.texts)
-        parts = [self.read(rewrites.rows(rows)) for rows in torch.arange(len(rewrites)).split(s.microbatch or len(rewrites))]
+        mine, plain = processes.share(len(order), s.samples), [pool[i] for i in order.tolist() for _ in range(s.samples)]
+        shared = {"rows": mine} if processes.count() > 1 else {}  # alone, a policy of another kind need not know how to share
+        own = self.policy.sample(plain, seed=stream, new_tokens=s.new_tokens, **shared)
+        scores = as_scores(reward(plain[mine], own.texts, self.image_seeds()), plain[mine], own.texts)
+        largest = -(-len(order) // processes.count()) * s.samples
+        portions = processes.portions(torch.arange(len(own)), largest, s.microbatch or largest)
+        parts = [read for read, ours in ((self.read(own.rows(rows)), ours) for rows, ours in portions) if ours]
         r = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+        r |= {"rewrites": own, "scores": scores, "noted": getattr(reward, "last", None) or {}}
+        r = self.joined(r) if processes.count() > 1 else r
+        scores, mask = r["scores"], r["rewrites"].mask
         gain = (leave_one_out(scores, s.samples) if s.compared and s.samples > 1 else scores).to(r["values"].device)
-        rewards = token_rewards(gain, r["log_old"], r["log_ref"], rewrites.mask, self.kl)
-        advantages, returns = advantages_of(rewards, r["values"] * rewrites.mask, rewrites.mask, s.gamma, s.lam)
-        return r | {"rewrites": rewrites, "scores": scores, "returns": returns, "advantages": whiten(advantages, rewrites.mask)}
+        rewards = token_rewards(gain, r["log_old"], r["log_ref"], mask, self.kl)
+        advantages, returns = advantages_of(rewards, r["values"] * mask, mask, s.gamma, s.lam)
+        return r | {"returns": returns, "advantages": whiten(advantages, mask)}
+
+    def joined(self, r):
+        """The rollouts of all processes as one, each padded to the longest rewrite."""
+        parts = processes.every(r | {"rewrites": vars(r["rewrites"])})
+        some, widths = [part["rewrites"] for part in parts], [part["values"].shape[1] for part in parts]
+
+        def cat(values, fill=0):
+            wide = [pad(x, (0, max(widths) - width), value=fill) for x, width in zip(values, widths, strict=True)]
+            return torch.cat(wide).to(device())
+
+        rewrites = Rewrites(
+            cat([w["ids"] for w in some], self.policy.end), cat([w["real"] for w in some]), some[0]["start"],
+            [text for w in some for text in w["texts"]], torch.cat([w["finished"] for w in some]),
+        )  # fmt: skip
+        noted = processes.merged_figures([part["noted"] for part in parts], [len(w["texts"]) for w in some])
+        known = {key: cat([part[key] for part in parts]) for key in ("log_old", "log_ref", "values", "entropy", "exact_kl")}
+        return known | {"rewrites": rewrites, "scores": torch.cat([part["scores"] for part in parts]), "noted": noted}
 
     @torch.no_grad()
     def read(self, rewrites):
@@ -154,7 +182,7 @@ class PPO:
             "unfinished": 1 - r["rewrites"].finished.float().mean().item(), "explained": explained(r["values"], r["returns"], mask),
             "first_ratio": records[0]["ratio"],
             **{key: sum(x[key] for x in records) / len(records) for key in ("policy_loss", "value_loss", "clip_fraction", "gradient_norm")},
-            **(getattr(reward, "last", None) or {}),
+            **r["noted"],
         }  # fmt: skip
         if s.kl_target:
             self.kl = adapt_kl(self.kl, kl, s.kl_target, n, s.kl_horizon)
@@ -163,13 +191,18 @@ class PPO:
         return metrics
 
     def learn(self, r, index):
-        """One gradient step on some rows of a rollout, in parts that fit into memory: each weighs as much as it has tokens."""
-        s, tokens = self.settings, r["rewrites"].mask[index].sum()
+        """One gradient step on some rows of a rollout, in parts that fit into memory: each weighs as much as it has tokens.
+
+        Of n processes, each reads every n-th row; what they found is added up.
+        """
+        s, tokens, n = self.settings, r["rewrites"].mask[index].sum(), processes.count()
+        largest = -(-len(index) // n)
         record = dict.fromkeys(("policy_loss", "value_loss", "clip_fraction", "ratio"), 0.0)
+        weights = [p for group in self.optimiser.param_groups for p in group["params"]]
         self.optimiser.zero_grad(set_to_none=True)
-        for part in index.split(s.microbatch or len(index)):
+        for part, ours in processes.portions(index[processes.index() :: n], largest, s.microbatch or largest):
             rows = r["rewrites"].rows(part)
-            part, share = part.to(rows.ids.device), rows.mask.sum() / tokens
+            part, share = part.to(rows.ids.device), rows.mask.sum() / tokens if ours else torch.zeros_like(tokens)
             logs, states = choices(self.policy.model, rows, states=True)
             log_p = chosen(logs, rows)
             loss, clipped = policy_loss(log_p, r["log_old"][part], r["advantages"][part], rows.mask, s.clip)
@@ -181,40 +214,19 @@ class PPO:
             ratio = masked_mean((log_p.detach() - r["log_old"][part]).exp(), rows.mask)
             for key, seen in zip(record, (loss, value, clipped, ratio), strict=True):
                 record[key] += (share * seen).item()
-        norm = nn.utils.clip_grad_norm_([p for g in self.optimiser.param_groups for p in g["params"]], 1.0)
+        processes.add_gradients(weights)
+        norm = sharding.clip(weights, 1.0)
         self.optimiser.step()
-        return record | {"gradient_norm": norm.item()}
+        parts = processes.every(record)
+        return {key: sum(part[key] for part in parts) for key in record} | {"gradient_norm": norm.item()}
 
     def save(self, path):
         """Write a checkpoint so that a kill or a full disk leaves the previous one intact."""
-        state = {
-            "settings": asdict(self.settings), "done": self.done, "kl": self.kl, "optimiser": self.optimiser.state_dict(),
-            "policy": self.policy.model.state_dict(), "reference": self.reference.state_dict(), "value": self.value.state_dict(),
-            "history": json.dumps(self.history),  # as text, which stays readable whatever a reward adds to the metrics
-        }  # fmt: skip
-        save_checkpoint(state, path)
-        self.kept = path
+        restart.save(self, path)
 
     def load(self, path):
         """Go on from a checkpoint. Raises `PromptlabError` where it is damaged or belongs to another run; then nothing has changed."""
-        state = load_checkpoint(path)
-        models = {"policy": self.policy.model, "reference": self.reference, "value": self.value}
-        try:
-            if self.settings != Settings(**state["settings"]):
-                raise ValueError("it was made with other settings")
-            for name, model in models.items():
-                mine, theirs = ({k: v.shape for k, v in weights.items()} for weights in (model.state_dict(), state[name]))
-                if mine != theirs:
-                    raise ValueError("it holds another model")
-            history, done, kl = json.loads(state.get("history", "[]")), state["done"], state["kl"]
-            self.optimiser.load_state_dict(state["optimiser"])
-            for name, model in models.items():
-                model.load_state_dict(state[name])
-        except Exception as error:  # torch names a foreign file in many ways
-            raise PromptlabError(
-                f"{path} is no checkpoint of this run ({type(error).__name__}: {error}). Delete it, or give the run another folder."
-            ) from error
-        self.history, self.done, self.kl, self.kept = history, done, kl, path
+        restart.restore(self, load_checkpoint(path), path)
         return self
 
     def rewind(self):
@@ -238,7 +250,7 @@ def train(policy, pool, reward, folder, updates, settings=None, watch=None, ever
 
     Args: `pool` the training prompts; `reward(plain, rewritten, image_seeds)` one float per rewrite; `watch(ppo, metrics)`
     is called after each update and stops the run by returning True; a checkpoint is written every `every` updates; `quiet`
-    shows no progress bar.
+    shows no progress bar. In several processes (`promptlab.processes`) all call this, and the first writes and shows what there is.
     """
     if not pool:
         raise PromptlabError("There are no prompts to train on. Give `pool` at least one.")
@@ -246,25 +258,32 @@ def train(policy, pool, reward, folder, updates, settings=None, watch=None, ever
     fewer = max(1, (ppo.settings.microbatch or ppo.settings.minibatch) // 2)
     checkpoint, log = folder / "ppo.ckpt", folder / "metrics.jsonl"
     try:
-        if checkpoint.exists():
-            ppo.load(checkpoint)
-            repair(ppo, log)
-        progress = bar(total=updates, initial=ppo.done, desc="ppo", disable=quiet)
+        known, speaks = restart.resume(ppo, checkpoint), processes.first()
+        processes.same_start(policy.model, ppo.done)
+        if known and speaks:
+            restart.repair(ppo, log)
+        progress = bar(total=updates, initial=ppo.done, desc="ppo", disable=quiet or not speaks)
         with progress, interrupts(lambda: stopping.append(True)):
             while ppo.done < updates:
                 with enough_memory(f"Read fewer rewrites at once, as in ppo.Settings(microbatch={fewer})."):
                     metrics = ppo.update(pool, reward)
                 progress.set_postfix_str(f"reward {metrics['reward']:.3f}, KL {metrics['kl']:.2f}", refresh=False)
                 progress.update()
-                stop = bool(watch and watch(ppo, metrics)) or bool(stopping)
+                stop = any(processes.every(bool(watch and watch(ppo, metrics)) or bool(stopping)))
                 if stop or ppo.done % every == 0 or ppo.done == updates:
                     ppo.save(checkpoint)
-                    write_jsonl(log, ppo.history)
+                    if speaks:
+                        write_jsonl(log, ppo.history)
                 if stop:
                     break
+        if ppo.plain is not None:  # divided among processes
+            ppo.plain.load_state_dict(sharding.whole(policy.model.state_dict()))
+            policy.model = ppo.plain
         if stopping:
             print(f"Stopped after update {ppo.done} of {updates}. Run again to go on from there.")
     except BaseException as error:
+        if processes.count() > 1:  # the launcher ends the others, and none can be asked for its part any more
+            raise
         broke_off = ppo.done
         with interrupts(lambda: None):  # an impatient third press would leave half of it
             ppo.rewind()
@@ -274,18 +293,3 @@ def train(policy, pool, reward, folder, updates, settings=None, watch=None, ever
     finally:
         policy.model = merged(policy.model)
     return ppo.history
-
-
-def repair(ppo, log):
-    """Write the metrics again where they are not those of the checkpoint, which is the one that counts: a log gets lost, cut, or ahead.
-
-    Checkpoints of earlier versions hold none, so there the log is all there is.
-    """
-    rows, _ = whole_rows(log)
-    if len(ppo.history) < ppo.done:
-        known = {row["update"]: row for row in rows if "update" in row}
-        ppo.history = [known[i] for i in range(ppo.done) if i in known]
-        if missing := ppo.done - len(ppo.history):
-            print(f"{log} is damaged or lost: the metrics of {missing} of {ppo.done} updates are missing. The weights are whole.")
-    elif rows != ppo.history:
-        write_jsonl(log, ppo.history)

@@ -4,11 +4,23 @@ import json
 import logging
 from pathlib import Path
 
+from promptlab import processes
 from promptlab.config import preset
 from promptlab.models.weights import check_weights, file_hash, writing
 from promptlab.policy import MARK, Policy, log_probs, merged, run_folder, with_adapters
 from promptlab.prompts import split_prompt
-from promptlab.runtime import PromptlabError, enough_memory, first_line, interrupts, remove, whole_rows, write_atomically, write_jsonl
+from promptlab.runtime import (
+    PromptlabError,
+    bar,
+    device,
+    enough_memory,
+    first_line,
+    interrupts,
+    remove,
+    whole_rows,
+    write_atomically,
+    write_jsonl,
+)
 
 
 def as_pairs(records) -> list[dict]:
@@ -21,25 +33,31 @@ def own_folder(policy: Policy, records, *settings) -> Path:
     return run_folder("sft", policy, (records, settings))
 
 
-def finetune(policy: Policy, records, folder, epochs=None, lr=None, batch=None, seed=0, held_out=None) -> Policy:
+def finetune(policy: Policy, records, folder, epochs=None, lr=None, batch=None, seed=0, held_out=None, lora=None) -> Policy:
     """Train a copy of `policy` on engineered prompts with `trl.SFTTrainer`, the loss on the rewrite alone.
 
-    `epochs`, `lr` and `batch` are the preset's where none is given; where the preset has a rank for adapters, only those are trained.
+    `epochs`, `lr`, `batch` and `lora`, the rank of adapters that alone are trained (0: all weights), are the preset's where none is given.
 
     Checkpoints go to `folder` after every epoch and the same call goes on from the last that is whole; returns the trained policy.
     Raises `PromptlabError` where it cannot be written, or holds another training. About twenty times it writes the loss to `metrics.jsonl` there, with `held_out` records their loss as `eval_loss` too. An interrupt
-    is taken after the step in progress: a checkpoint is written first, and a half-trained policy is never returned.
+    is taken after the step in progress: a checkpoint is written first, and a half-trained policy is never returned. Several processes
+    (`promptlab.processes`) share each batch.
     """
     import copy
     import warnings
 
     from datasets import Dataset, disable_progress_bars
     from huggingface_hub import constants
-    from transformers import TrainerCallback
+    from transformers import PrinterCallback, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
     chosen = preset()
     epochs, lr, batch = epochs or chosen.sft_epochs, lr or chosen.sft_lr, batch or chosen.sft_batch
+    each, left = divmod(batch, processes.count())
+    if left:
+        raise PromptlabError(
+            f"{processes.count()} processes cannot share a batch of {batch} equally. Start {batch} or another divisor of it."
+        )
     constants.HF_HUB_DISABLE_TELEMETRY = True  # TRL would report every training to the hub; this course works offline
     disable_progress_bars()  # ten bars that flash by would bury the one of the training
     warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated")  # TRL sets it, whatever its name
@@ -49,13 +67,14 @@ def finetune(policy: Policy, records, folder, epochs=None, lr=None, batch=None, 
         folder.mkdir(parents=True, exist_ok=True)
     every = max(1, -(-len(records) // batch) * epochs // 20)  # twenty points make a curve, however short the training
     config = SFTConfig(
-        output_dir=str(folder), num_train_epochs=epochs, per_device_train_batch_size=batch, learning_rate=lr, lr_scheduler_type="linear",
+        output_dir=str(folder), num_train_epochs=epochs, per_device_train_batch_size=each, learning_rate=lr, lr_scheduler_type="linear",
         warmup_steps=50, weight_decay=0.01, max_length=policy.room, seed=seed, data_seed=seed, save_strategy="epoch",
         logging_steps=every, eval_strategy="steps" if held_out else "no", eval_steps=every, eval_on_start=bool(held_out),
-        per_device_eval_batch_size=batch, report_to="none", gradient_checkpointing=False, bf16=False, dataloader_pin_memory=False,
+        per_device_eval_batch_size=each, report_to="none", gradient_checkpointing=False, bf16=False, dataloader_pin_memory=False,
+        disable_tqdm=True, use_cpu=device().type == "cpu",
     )  # fmt: skip
     trainer = SFTTrainer(
-        model=with_adapters(copy.deepcopy(policy.model), chosen.lora),
+        model=with_adapters(copy.deepcopy(policy.model), chosen.lora if lora is None else lora),
         args=config,
         train_dataset=Dataset.from_list(as_pairs(records)),
         eval_dataset=Dataset.from_list(as_pairs(held_out)) if held_out else None,
@@ -64,19 +83,37 @@ def finetune(policy: Policy, records, folder, epochs=None, lr=None, batch=None, 
     start, stopping, steps = last_whole(folder, trainer.model), [], []
 
     class Keep(TrainerCallback):
+        def on_train_begin(self, args, state, control, **_):
+            self.bar = bar(total=state.max_steps, initial=state.global_step, desc="sft", disable=not processes.first())
+
         def on_step_end(self, args, state, control, **_):
-            steps.append(state.global_step)
-            control.should_save |= bool(stopping)
-            control.should_training_stop |= bool(stopping)
+            steps.append(state.global_step), self.bar.update()
+            stop = any(processes.every(bool(stopping)))  # if one was interrupted, all were meant
+            control.should_save |= stop
+            control.should_training_stop |= stop
+
+        def on_epoch_end(self, args, state, control, **_):
+            # No mean of the loss may reach across a checkpoint: who goes on from there does not know its first half.
+            control.should_log = True
+
+        def on_log(self, args, state, control, logs, **_):
+            if "loss" in logs:
+                self.bar.set_postfix_str(f"loss {logs['loss']:.3f}", refresh=False)
+
+        def on_train_end(self, args, state, control, **_):
+            self.bar.close()
 
         def on_save(self, args, state, control, **_):
+            processes.every(None)  # each writes a file of its own into it
+            if not processes.first():
+                return
             written = folder / f"checkpoint-{state.global_step}"
             seal(written)
             for other in checkpoints(folder):  # only now: until its seal is there, the one before is the last that is whole
                 if other != written:
                     remove(other)
 
-    trainer.add_callback(Keep())
+    trainer.remove_callback(PrinterCallback), trainer.add_callback(Keep())  # one line that moves, and no table under it
     try:
         with (
             interrupts(lambda: stopping.append(True)),
@@ -92,7 +129,9 @@ def finetune(policy: Policy, records, folder, epochs=None, lr=None, batch=None, 
             raise
         why = f"{type(error).__name__}: {first_line(error)}"
         raise PromptlabError(f"{start} is no checkpoint to go on from ({why}). Delete it, or give the training another folder.") from error
-    write_jsonl(folder / "metrics.jsonl", trainer.state.log_history)
+    if processes.first():
+        write_jsonl(folder / "metrics.jsonl", trainer.state.log_history)
+    processes.every(None)  # nobody reads it before it is whole
     if stopping:  # the next lines of a cell must not take it for a trained policy
         print(f"Stopped after step {trainer.state.global_step} of {trainer.state.max_steps}. Run this again to go on from there.")
         raise KeyboardInterrupt

@@ -167,6 +167,7 @@ def save_colab(folder):
         "ppo": str(places["sft"]),
         "clip_architecture": "",
         "image_size": 16,
+        "batch": 32,  # tiny pictures
         "ppo_new_tokens": 20,
     }
 
