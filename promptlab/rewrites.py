@@ -4,10 +4,13 @@ What PPO learns from are the sampled token ids themselves: they are never decode
 """
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from promptlab.runtime import PromptlabError
+from promptlab.sharding import on
+
+READ_AT_ONCE = 24  # rows, on a CPU: those of like length together have little padding, which costs as much time as words
 
 
 @dataclass
@@ -40,13 +43,27 @@ def log_probs(model, rewrites: Rewrites):
 
 
 def choices(model, rewrites: Rewrites, states=False):
-    """What the model thought at every choice: log-probabilities of all tokens, float32 (n, length - start, tokens).
+    """What the model thought at every choice: log-probabilities of all tokens, float32 (n, length - start, tokens); zero behind the end.
 
-    With `states`, also its last hidden states there, float32 (n, length - start, width); else None. Position ids count real
-    tokens only, so that padding on the left changes nothing.
+    With `states`, also its last hidden states there, float32 (n, length - start, width); else None. Every row is read from its first
+    real token on, so that padding on the left changes nothing; a token that nothing precedes is no choice, and has zeros.
     """
-    out, here = model(**inputs(rewrites, model), output_hidden_states=states), slice(rewrites.start - 1, -1)
-    return out.logits[:, here].float().log_softmax(-1), out.hidden_states[-1][:, here].float() if states else None
+    import torch
+
+    n, width = rewrites.mask.shape
+    first, lengths, alike = rewrites.real.int().argmax(1), rewrites.real.sum(1), []
+    for rows in lengths.argsort(stable=True).split(READ_AT_ONCE if rewrites.ids.device.type == "cpu" and not on() else n):
+        places = torch.arange(int(lengths[rows].max()), device=lengths.device)
+        ids = rewrites.ids[rows].gather(1, (first[rows, None] + places).clamp(max=rewrites.ids.shape[1] - 1))
+        out = model(**inputs(replace(rewrites, ids=ids, real=places < lengths[rows, None]), model), output_hidden_states=states)
+        row, token = rewrites.mask[rows].nonzero(as_tuple=True)
+        before = rewrites.start + token - first[rows[row]] - 1  # the place at which the token is chosen
+        row, token, before = (x[before >= 0] for x in (row, token, before))
+        found = [out.logits[row, before].float().log_softmax(-1)] + ([out.hidden_states[-1][row, before].float()] if states else [])
+        alike.append((rows[row] * width + token, *found))
+    at, *found = map(torch.cat, zip(*alike, strict=True))
+    logs, *hidden = (x.new_zeros(n * width, x.shape[-1]).index_copy(0, at, x).view(n, width, -1) for x in found)
+    return logs, hidden[0] if states else None
 
 
 def chosen(logs, rewrites):

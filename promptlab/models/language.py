@@ -53,12 +53,24 @@ def read(folder, **options):
     safe = {} if options else {"use_safetensors": bool(list(folder.glob("*.safetensors"))) or not list(folder.glob("*.bin"))}
     with reading_weights(folder, REPAIR), no_code(folder):
         model, found = AutoModelForCausalLM.from_pretrained(folder, dtype="float32", output_loading_info=True, **common, **safe)
+        one_step_gelu(model)
         tokenizer = AutoTokenizer.from_pretrained(folder, **common) if options or has_tokenizer(folder) else None
     if found["missing_keys"]:
         raise PromptlabError(
             f"{folder} lacks weights of a {type(model).__name__}, such as {min(found['missing_keys'])!r}. Is it another kind of model?"
         )
     return model, tokenizer
+
+
+def one_step_gelu(model):
+    """Let torch compute GPT-2's activation in one step where transformers takes eight: the same formula, a quarter less time for an update."""
+    import torch
+    from transformers.activations import NewGELUActivation
+
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, torch.nn.GELU(approximate="tanh"))
 
 
 def has_tokenizer(folder) -> bool:
