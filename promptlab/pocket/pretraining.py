@@ -1,6 +1,6 @@
-"""What pretraining buys: a language model that has read the web, trained as the pocket one was, measured beside it.
+"""What pretraining buys: a language model that has read the web, and the pocket one, trained on the same examples for as many updates.
 
-`PROMPTLAB_PRESET=laptop python -m promptlab.pocket pretraining` does it all in three quarters of an hour on two cores, writes
+`PROMPTLAB_PRESET=laptop python -m promptlab.pocket pretraining` does it all in about an hour on two cores, writes
 `pretraining.json`, and goes on where it stopped. Lesson beyond/11_pretraining reads that file.
 """
 
@@ -14,12 +14,16 @@ import numpy as np
 from promptlab import ppo, sft
 from promptlab.config import LAPTOP, POCKET, preset
 from promptlab.evaluation import SCORING, find, measure, results
+from promptlab.pocket import community
+from promptlab.pocket.captions import content, without_article
+from promptlab.pocket.pictures import Picture
 from promptlab.policy import load_policy, log_probs, own_policy
 from promptlab.prompts import load_prompts
-from promptlab.rewards import Scorer
+from promptlab.prompts.records import REPHRASED
+from promptlab.rewards import PictureReward, Scorer
 from promptlab.runtime import PromptlabError, data_dir, home, write_atomically
 
-EXAMPLES = 2_000  # of the 6,000 that the pocket policy learns from: who can write already needs the style alone
+EXAMPLES = 2_000  # for both models: a third of the course's, so that the larger one is done within the hour
 PROMPTS, SEEDS = 120, SCORING[:2]  # test prompts of each set, and pictures of each
 
 
@@ -36,21 +40,25 @@ def surprise(reader, records, texts, batch=16):
     return np.array(out)
 
 
-def train(start, scorer, folder):
-    """SFT, then PPO, from a language model: the two policies. Nothing is trained twice.
+def examples() -> list[dict]:
+    """What both models learn to write from: two thirds are the course's own, a sixth are pairs of things, in several wordings, and a sixth
+    bare labels, which the course keeps for its test. The nouns are those that SFT knows."""
+    rng, sixth = random.Random(0), EXAMPLES // 6
+    course, nouns = rng.sample(load_prompts("sft"), EXAMPLES - 2 * sixth), community.groups()["common"]
+    pairs = [Picture(tuple(rng.sample(nouns, 2))) for _ in range(sixth)]
+    typed = [(rng.choice(("{}", *REPHRASED["sft"])).format(content(pair)), pair) for pair in pairs]
+    typed += [(without_article(content(label)), label) for label in community.draw(community.contents("sft", nouns), rng, sixth)]
+    return course + [{"x": x, "y": community.engineer(claim, rng)} for x, claim in typed]
 
-    They also become the reader's own policies of the preset, which every lesson then uses, unless there are some already.
-    """
+
+def train(start, scorer, folder, sft_lr, **knobs):
+    """SFT, then PPO, from a language model: the two policies. Nothing is trained twice."""
     kept = folder / "sft-policy"
     if not (kept / "config.json").exists():
-        examples = random.Random(0).sample(load_prompts("sft"), EXAMPLES)
-        sft.finetune(start, examples, folder / "sft").save(kept)
+        sft.finetune(start, examples(), folder / "sft", lr=sft_lr, lora=knobs["lora"]).save(kept)
     tuned = load_policy(kept)
     trained, pool = copy.deepcopy(tuned), list(dict.fromkeys(r["x"] for r in load_prompts("ppo")))
-    ppo.train(trained, pool, ppo.PictureReward(scorer), folder / "ppo", preset().ppo_updates)
-    for stage, policy in (("sft", tuned), ("ppo", trained)):
-        if not (own_policy(stage) / "config.json").exists():
-            policy.save(own_policy(stage))
+    ppo.train(trained, pool, PictureReward(scorer), folder / "ppo", preset().ppo_updates, ppo.Settings(**knobs))
     return tuned, trained
 
 
@@ -60,14 +68,20 @@ def write(out: Path):
         raise PromptlabError(
             f"This compares the preset laptop with pocket; the one in use is {preset().name!r}. Put PROMPTLAB_PRESET=laptop before the command."
         )
-    scorer, start = Scorer(preset()), load_policy(preset().language)
-    tuned, trained = train(start, scorer, home() / LAPTOP.name / "pretraining")
+    scorer, start, folder = Scorer(preset()), load_policy(preset().language), home() / LAPTOP.name / "pretraining"
+    ours = load_policy(data_dir() / POCKET.language)
+    # The step size and the adapters that suit each; examples, updates, rewrites and steps are the same.
+    small = train(ours, scorer, folder / "pocket", POCKET.sft_lr, lr=POCKET.ppo_lr, lora=0)
+    tuned, trained = train(start, scorer, folder / "pretrained", preset().sft_lr, lora=preset().lora)
+    for stage, policy in (("sft", tuned), ("ppo", trained)):  # every lesson then uses them, unless the reader has some already
+        if not (own_policy(stage) / "config.json").exists():
+            policy.save(own_policy(stage))
     by_set = {name: [r for r in load_prompts("test") if r["set"] == name] for name in ("in_domain", "out_of_domain")}
     records = [r for some in by_set.values() for r in random.Random(0).sample(some, min(PROMPTS, len(some)))]
     plain = [r["x"] for r in records]
     policies = {
-        "sft": load_policy(data_dir() / POCKET.sft), "ppo": load_policy(data_dir() / POCKET.ppo), "pretrained": start, "pretrained sft": tuned,
-        "pretrained ppo": trained,
+        "sft": small[0], "ppo": small[1], "pretrained": start, "pretrained sft": tuned, "pretrained ppo": trained,
+        "ppo, whole course": load_policy(data_dir() / POCKET.ppo),
     }  # fmt: skip
     texts = {"plain": plain} | {name: policy.rewrite(plain, batch=16, progress=True) for name, policy in policies.items()}
     measured = {
