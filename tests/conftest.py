@@ -49,6 +49,38 @@ socket.getaddrinfo = guarded_lookup
 """
 
 
+def pytest_collection_modifyitems(items):
+    """What may take long comes first, by its own timeout: started last, it would leave the other worker of `make test` without work."""
+
+    def limit(item):
+        own = item.get_closest_marker("timeout")
+        return own.args[0] if own else 0, "03_ppo" in item.name  # the lesson that trains most
+
+    items.sort(key=limit, reverse=True)  # stable: the rest stays as it was
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A worker is given a file as a whole, so that what its tests share is made once; of the notebooks one at a time, as they take minutes."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.split("::")[0]
+            return nodeid if file.endswith("test_notebooks.py") else file
+
+    config.option.loadscopereorder = False  # the order is the one above
+    return ByFile(config, log)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """The effects that the notebooks showed, one line each: workers have no terminal of their own to print them to."""
+    reports = terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
+    if lines := [text for report in reports for name, text in report.user_properties if name == "effect"]:
+        terminalreporter.section("effects shown by the notebooks")
+        terminalreporter.write("\n".join(sorted(lines)) + "\n")
+
+
 @pytest.fixture(scope="session")
 def offline_folder(tmp_path_factory):
     """Blocks every connection but those to this machine, here and in child processes; the folder logs attempts."""

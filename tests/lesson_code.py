@@ -109,10 +109,15 @@ def widget_classes() -> dict[str, set[str]]:
     rooms = [ast.parse(p.read_text(encoding="utf-8")) for p in LAB.glob("*.py")]
     classes = {c.name: c for room in rooms for c in room.body if isinstance(c, ast.ClassDef)}
     found = {}
-    for name, made in classes.items():
-        above = [b.id for b in made.bases if isinstance(b, ast.Name)]
-        if "_View" in above:
-            bodies = [f for c in (made, *map(classes.get, above)) if c for f in c.body if isinstance(f, ast.FunctionDef)]
+
+    def above(name):
+        """The bases of a class, and theirs."""
+        bases = [b.id for b in classes[name].bases if isinstance(b, ast.Name)] if name in classes else []
+        return bases + [base for some in map(above, bases) for base in some]
+
+    for name in classes:
+        if "_View" in above(name):
+            bodies = [f for c in (name, *above(name)) if c in classes for f in classes[c].body if isinstance(f, ast.FunctionDef)]
             found[name] = {f.name for f in bodies if any(ast.unparse(n) == "return self" for n in ast.walk(f) if isinstance(n, ast.Return))}
     return found
 

@@ -1,18 +1,11 @@
 """What only a browser shows: Compare in a real JupyterLab in Chromium, offline, driven as a reader drives it."""
 
 import os
-import shutil
-import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
-from urllib.request import urlopen
 
-import nbformat
 import pytest
+from browser import driving
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CELL = """
 import sys
 sys.path.insert(0, {tests!r})
@@ -27,68 +20,47 @@ Compare(Scorer(preset_at(Path({world!r}))), {{"plain": None, "painted": lambda x
 
 @pytest.fixture
 def chromium():
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    return found or pytest.skip(f"no Chromium found ({', '.join(NAMES)}): apt-get install chromium")
+    found = driving.find_chromium()
+    return found or pytest.skip(f"no Chromium found ({', '.join(driving.NAMES)}): apt-get install chromium")
 
 
 @pytest.fixture
-def lab(chromium, tmp_path, monkeypatch, offline_folder):
-    """The address of a JupyterLab of our own with `tmp_path` as its folder: no user settings, no look for news or updates."""
-    for name in ("CONFIG", "DATA", "RUNTIME"):
-        monkeypatch.setenv(f"JUPYTER_{name}_DIR", str(tmp_path / "jupyter" / name.lower()))
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    monkeypatch.delenv("PROMPTLAB_HEADLESS", raising=False)  # somebody can click
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    command = [
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", f"--notebook-dir={tmp_path}",
-        "--IdentityProvider.token=frog", "--LabApp.expose_app_in_browser=True",
-        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.extension_manager=readonly",
-    ]  # fmt: skip
-    with open(tmp_path / "lab.log", "wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path)
-    try:
-        for _ in range(300):
-            assert server.poll() is None, (tmp_path / "lab.log").read_text()
-            try:
-                urlopen(f"http://127.0.0.1:{port}/api?token=frog", timeout=5).close()
-                break
-            except OSError:
-                time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}/lab/tree/compare.ipynb?token=frog"
-    finally:
-        server.terminate()  # its kernels end with it
-        server.wait(60)
+def lab(chromium, tmp_path, tmp_path_factory, offline_folder, pytestconfig):
+    """The address of `tmp_path`/compare.ipynb in a JupyterLab of our own, one for the session."""
+    root = tmp_path_factory.getbasetemp()
+    address = driving.jupyterlab(root, pytestconfig.add_cleanup)
+    yield f"{address}/lab/tree/{tmp_path.relative_to(root)}/compare.ipynb?token={driving.TOKEN}"
+    driving.end_kernels(address)
 
 
 @pytest.fixture
-def page(chromium):
-    """A page of the installed Chromium that may reach this machine and nothing else."""
+def page(chromium, tmp_path, request):
+    """A page of the installed Chromium that may reach this machine and nothing else. Where a test fails, a picture of it stays."""
     from playwright.sync_api import sync_playwright
 
-    refused = []
+    refused, failed = [], request.session.testsfailed
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium)
         context = browser.new_context(viewport={"width": 1200, "height": 1000}, permissions=["clipboard-read"])
         context.set_default_timeout(180_000)  # a busy machine
         context.route(lambda url: "//127.0.0.1:" not in url, lambda route: (refused.append(route.request.url), route.abort()))
-        yield context.new_page()
+        made = context.new_page()
+        yield made
+        if request.session.testsfailed > failed:
+            made.screenshot(path=tmp_path / "failed.png")
+            print(f"The page when the test failed: {tmp_path / 'failed.png'}")
         browser.close()
-    assert not refused, f"the page asked for {refused}"
+    icons = [url for url in refused if "fortawesome" in url]  # Voila asks for its icons, which it carries as well
+    assert len(refused) == len(icons), f"the page asked for {refused}"
 
 
 @pytest.mark.timeout(1200)
 def test_compare_in_jupyterlab(page, lab, tiny_world, tmp_path):
     from PIL import Image
 
-    cell = CELL.format(tests=str(Path(__file__).parent), world=str(tiny_world)).strip()
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(notebook, tmp_path / "compare.ipynb")
+    driving.write_notebook(tmp_path / "compare.ipynb", CELL.format(tests=str(Path(__file__).parent), world=str(tiny_world)))
     page.goto(lab)
-    page.get_by_text("(ipykernel) | Idle").wait_for()  # in the status bar
-    page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    driving.run_all(page)
 
     # Words that would run if they were not shown as words.
     words, draw = page.get_by_role("textbox", name="Your words"), page.get_by_role("button", name="Draw")

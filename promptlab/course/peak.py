@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from pathlib import Path
 
 EVERY = 0.5  # seconds between two looks, each of which takes some milliseconds
@@ -48,6 +49,8 @@ class Peak:
         held = 0
         for process in family:
             try:
+                if process != root and _just_forked(process):
+                    continue
                 now = process.memory_info().rss
             except psutil.Error:  # it ended just now
                 continue
@@ -57,6 +60,12 @@ class Peak:
             held += max(now, mark) if moved else now
             self._marks[process] = mark
         self.mb = max(self.mb, held >> 20)
+
+
+def _just_forked(process) -> bool:
+    """Whether a process is about to become another program: until then it shows its parent's memory, all of it, as its own."""
+    parent = process.parent()
+    return parent is not None and time.time() - process.create_time() < EVERY and process.cmdline() == parent.cmdline()
 
 
 def _mark(pid) -> int:

@@ -113,8 +113,7 @@ class Choose(_View, Choices):
         self._pages = w.Tab([w.VBox([self._asked, grid, *below]), w.VBox([self._progress, self._results])])
         self._pages.set_title(0, "Choose"), self._pages.set_title(1, "Unblinded results")
         self._pages.observe(lambda _: self._act(self._refresh), "selected_index")
-        view = w.VBox([self._line, self._pages])
-        view.add_class("promptlab-choose")
+        view = self._framed([self._line, self._pages], "choose")
         self.__dict__["widget"] = view  # from now on `_refresh` shows it
         self._refresh()
         return view

@@ -8,4 +8,5 @@ CSS = """
 .promptlab-view .noUi-handle { border: 1px solid #808080; }
 .promptlab-view :focus-visible { outline: 2px solid var(--jp-brand-color1, #1976d2); outline-offset: 2px; }
 .promptlab-view img { border-radius: 3px; }
+.promptlab-view pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 """

@@ -1,5 +1,6 @@
 """Peak memory of a process and what it started."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -69,3 +70,15 @@ def test_looks_by_itself_and_bears_the_end_of_its_process():
         process.wait()
         threading.Event().wait(2 * peak.EVERY)
     assert 50 < p.mb < 110
+
+
+def test_a_process_that_is_about_to_start_another_program_counts_once(monkeypatch):
+    monkeypatch.setattr(peak, "EVERY", 60)
+    with peak.Peak() as p:
+        reader, writer = os.pipe()
+        pid = os.fork()  # shows all of this process as its own, as before an exec
+        if not pid:
+            os.close(writer), os.read(reader, 1), os._exit(0)
+        p.look()
+        os.close(writer), os.close(reader), os.waitpid(pid, 0)
+    assert p.mb < 1.5 * psutil.Process().memory_info().rss / 2**20

@@ -1,5 +1,7 @@
 """A PPO run to watch: in a thread or not, stopped by a button or an interrupt, and what its views say."""
 
+import importlib.machinery
+import importlib.util
 import os
 import shutil
 import signal
@@ -85,7 +87,8 @@ def page(monkeypatch, clickable):
         states.append(shown.data)
         return Handle()
 
-    monkeypatch.setitem(sys.modules, "google.colab", object())
+    colab = importlib.util.module_from_spec(importlib.machinery.ModuleSpec("google.colab", None))  # libraries ask for its spec
+    monkeypatch.setitem(sys.modules, "google.colab", colab)
     monkeypatch.setattr(IPython.display, "display", display)
     return states
 
