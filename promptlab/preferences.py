@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from promptlab.prompts import clean_prompt
+from promptlab.prompts import clean_prompt, split_prompt
 from promptlab.runtime import PromptlabError, append_jsonl, home, whole_rows
 
 FIELDS = ("prompt", "seed", "method_a", "text_a", "method_b", "text_b")  # of a pair
@@ -133,6 +133,34 @@ def plan(pairs, preset, seed) -> list[dict]:
             first = order[i - EVERY]
             asks.append(first | {"again": True, "left": first["right"], "right": first["left"]})
     return asks
+
+
+def ways(prompts, records, n=4, seed=0) -> list[list[str]]:
+    """`n` ways to word each prompt: its words with what somebody added to another thing, drawn by chance from the `y` of `records`."""
+    rng, written = random.Random(seed), dict.fromkeys(r["y"] for r in records)
+    endings = list(dict.fromkeys(filter(None, (", ".join(split_prompt(y)[1]) for y in written))))
+    return [[f"{prompt}, {ending}" for ending in rng.sample(endings, n)] for prompt in prompts]
+
+
+def wins(path, preset) -> list[dict]:
+    """What a file of choices says, whatever was asked: a dict of prompt, seed, chosen and other text for each pair that one picture won.
+
+    As in `Choices` the first answer counts and an undo takes it away; ties, skips, pairs that came back, damaged lines and choices
+    made with another preset are passed over. No file: no choices.
+    """
+    found = {}
+    for row in whole_rows(path)[0]:
+        with contextlib.suppress(KeyError, TypeError):
+            if row["preset"] != preset or row["again"]:
+                continue
+            if row["action"] == "undo":
+                found.pop(row["pair"], None)
+                continue
+            won, sides = RESULT[row["answer"]], [row[side]["text"] for side in ("left", "right")]
+            chosen, other = sides if won == 1 else sides[::-1]
+            win = {"prompt": row["prompt"], "seed": row["seed"], "chosen": chosen, "other": other}
+            found.setdefault(row["pair"], win if won in (0, 1) else None)
+    return [win for win in found.values() if win]
 
 
 class Choices:
