@@ -18,16 +18,21 @@ from promptlab.runtime import PromptlabError, checkout, home, write_atomically
 
 # The second cell of every notebook, identical everywhere; a test compares each with this text.
 SETUP_CELL = """\
-# Setup, the same in every notebook: on Colab it installs promptlab (PyTorch and NumPy stay as they are), elsewhere nothing.
+# Setup, the same in every notebook. On Colab it installs promptlab (PyTorch and NumPy stay as they
+# are), elsewhere nothing.
 import importlib.util
 import sys
 from pathlib import Path
 
-REPOSITORY = ""  # where Colab installs from, as [tool.promptlab] in pyproject.toml says; empty: a wheel you upload
+# Where Colab installs from, as [tool.promptlab] in pyproject.toml says; empty: a wheel you upload.
+REPOSITORY = ""
 if "google.colab" in sys.modules and importlib.util.find_spec("promptlab") is None:
     source = REPOSITORY or max(map(str, Path().glob("promptlab-*.whl")), default="")
     if not source:
-        raise FileNotFoundError("Make a wheel (pip wheel --no-deps .), upload it with the folder icon on the left, run this cell again.")
+        raise FileNotFoundError(
+            "Make a wheel (pip wheel --no-deps .), upload it with the folder icon on the left, "
+            "run this cell again."
+        )
     %pip install -q --no-deps "{source}"
 from promptlab import config, runtime
 from promptlab.course import colab
