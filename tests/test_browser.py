@@ -29,7 +29,7 @@ def lab(chromium, tmp_path, tmp_path_factory, offline_folder, pytestconfig):
     """The address of `tmp_path`/compare.ipynb in a JupyterLab of our own, one for the session."""
     root = tmp_path_factory.getbasetemp()
     address = driving.jupyterlab(root, pytestconfig.add_cleanup)
-    yield f"{address}/lab/tree/{tmp_path.relative_to(root)}/compare.ipynb?token={driving.TOKEN}"
+    yield f"{address}/lab/workspaces/{tmp_path.name}/tree/{tmp_path.relative_to(root)}/compare.ipynb?token={driving.TOKEN}"  # a workspace of its own: no tab of another test
     driving.end_kernels(address)
 
 

@@ -201,7 +201,7 @@ MISTAKES = {
         "return 'many'": "Return one number",
     },
     ("08_evolving_keywords", "diagnose"): {
-        "return 'fine'": "Forty keywords",
+        "return 'fine'": "Thirty keywords",
         "return 'mutation' if run['keywords'][-1] > run['keywords'][0] else 'fine'": "grow a little",
         "return 'mutation' if run['keywords'][-1] > 15 else 'reader' if run['again'] < 0.3 else 'fine'": "Chance is .5",
         "return 'mutation' if run['keywords'][-1] > 15 else 'reader' if run['again'] <= 0.6 else 'fine'": "Few comparisons",

@@ -86,9 +86,12 @@ def write_notebook(path, *cells):
 
 
 def run_all(page):
-    """Wait for the kernel, then run all cells."""
+    """Wait for the kernel, then run all cells; asked too early, JupyterLab does nothing, so ask until the first has begun."""
     page.get_by_text("(ipykernel) | Idle").wait_for()  # in the status bar
-    page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    number = page.locator(".jp-CodeCell .jp-InputPrompt").first
+    while not number.inner_text().strip("[]: "):
+        page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        page.wait_for_timeout(1000)
 
 
 def theme(page, name):

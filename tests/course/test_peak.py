@@ -75,10 +75,11 @@ def test_looks_by_itself_and_bears_the_end_of_its_process():
 def test_a_process_that_is_about_to_start_another_program_counts_once(monkeypatch):
     monkeypatch.setattr(peak, "EVERY", 60)
     with peak.Peak() as p:
+        before = p.mb  # of this process and what earlier tests have started, such as a browser
         reader, writer = os.pipe()
         pid = os.fork()  # shows all of this process as its own, as before an exec
         if not pid:
             os.close(writer), os.read(reader, 1), os._exit(0)
         p.look()
         os.close(writer), os.close(reader), os.waitpid(pid, 0)
-    assert p.mb < 1.5 * psutil.Process().memory_info().rss / 2**20
+    assert p.mb < before + 0.5 * psutil.Process().memory_info().rss / 2**20

@@ -7,6 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
+from browser import driving
 from fakes import FakeScorer
 from matplotlib.figure import Figure
 from test_browser import chromium, lab, page  # noqa: F401  fixtures
@@ -271,8 +272,7 @@ def test_choose_in_jupyterlab(page, lab, tmp_path):  # noqa: F811
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(notebook, tmp_path / "compare.ipynb")
     page.goto(lab)
-    page.get_by_text("(ipykernel) | Idle").wait_for()
-    page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    driving.run_all(page)
     rows = lambda: [json.loads(line) for line in (tmp_path / "c.jsonl").read_text().splitlines()]  # noqa: E731
 
     def after(act, question):
