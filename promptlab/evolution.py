@@ -50,7 +50,7 @@ def by_chance(count, words, on, rng) -> list[str]:
     found = {}
     while len(found) < count:
         chosen = set(rng.sample(words, on))
-        found[", ".join(word for word in words if word in chosen)] = None
+        found[ending([word in chosen for word in words], words)] = None
     return list(found)
 
 

@@ -84,6 +84,11 @@ def portions(rows, largest, most) -> list:
     return parts + [(torch.zeros(1, dtype=torch.long), False)] * (-(-largest // most) - len(parts))
 
 
+def divided(tensor) -> bool:
+    """Whether of this tensor each process has a part (`promptlab.sharding`)."""
+    return hasattr(tensor, "full_tensor")
+
+
 def add_gradients(parameters):
     """Give every parameter the sum of what all processes have as its gradient."""
     if count() == 1:
@@ -93,9 +98,9 @@ def add_gradients(parameters):
 
     join()
     learning = [p for p in parameters if p.grad is not None]
-    alone = [p for p in learning if not hasattr(p, "full_tensor")]
+    alone = [p for p in learning if not divided(p)]
     for p in learning:
-        if hasattr(p, "full_tensor"):  # of a divided policy (`promptlab.sharding`) the mean is known already
+        if divided(p):  # the mean is known already
             p.grad.mul_(count())
     total = reduce(torch.cat([p.grad.flatten() for p in alone]), "sum")  # at once: a message of its own for each would take longer
     for p, part in zip(alone, total.split([p.numel() for p in alone]), strict=True):
@@ -118,7 +123,7 @@ def same_start(model, done):
     """Raise `PromptlabError` unless all processes start with the same weights after as many updates: they would part without a sign of it."""
     if count() == 1:
         return
-    mine = [p.detach().double().abs().sum().item() for p in model.parameters() if not hasattr(p, "full_tensor")]
+    mine = [p.detach().double().abs().sum().item() for p in model.parameters() if not divided(p)]
     starts = every((done, f"{sum(mine):.9g}"))
     if len(set(starts)) > 1:
         raise PromptlabError(

@@ -7,7 +7,7 @@ function here, and the model, equally often.
 
 import os
 
-from promptlab.processes import count
+from promptlab.processes import count, divided
 
 
 def on() -> bool:
@@ -39,11 +39,6 @@ def reading():
     import torch
 
     return torch.no_grad() if on() else torch.inference_mode()
-
-
-def divided(tensor) -> bool:
-    """Whether of this tensor each process has a part."""
-    return hasattr(tensor, "full_tensor")
 
 
 def whole(state):

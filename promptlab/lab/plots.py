@@ -40,16 +40,8 @@ def wall(images, titles=None, columns=4, size=1.3, row_labels=None, scores=None)
             if scores:
                 _write_scores(ax, scores[i])
         if row_labels is not None and i % columns == 0:
-            ax.text(
-                -0.05,
-                0.5,
-                as_typed(row_labels[i // columns]),
-                transform=ax.transAxes,
-                ha="right",
-                va="center",
-                fontsize=8,
-                parse_math=False,
-            )
+            beside = {"transform": ax.transAxes, "ha": "right", "va": "center", "fontsize": 8, "parse_math": False}
+            ax.text(-0.05, 0.5, as_typed(row_labels[i // columns]), **beside)
     plt.close(figure)  # the notebook shows the returned figure once
     return figure
 

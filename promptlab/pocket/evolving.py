@@ -13,10 +13,11 @@ from pathlib import Path
 from promptlab import evolution, sft
 from promptlab.config import POCKET
 from promptlab.evaluation import measure, results
+from promptlab.pocket.kept import reading
 from promptlab.policy import load_policy
 from promptlab.prompts import load_prompts, split_prompt
 from promptlab.rewards import Scorer
-from promptlab.runtime import PromptlabError, append_jsonl, data_dir, home, whole_rows, write_atomically
+from promptlab.runtime import append_jsonl, data_dir, home, whole_rows, write_atomically
 
 SEEDS = (0, 1, 2)  # of a search: its first masks, its pairs, its reader
 KINDS = ("MC", "held out")  # prompts that name one thing and nothing else
@@ -104,11 +105,6 @@ def load(path=None) -> tuple[list[dict], list[dict], list[dict]]:
     Raises `PromptlabError` where the file is missing or damaged.
     """
     path = Path(path or data_dir() / "pocket" / "evolution.json")
-    try:
+    with reading(path, "python -m promptlab.pocket evolve"):
         kept = json.loads(path.read_text(encoding="utf8"))
         return kept["records"], kept["runs"], kept["rewrites"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PromptlabError(
-            f"{path} cannot be read ({type(error).__name__}: {error}). `git checkout -- data/pocket` restores it, "
-            "`python -m promptlab.pocket evolve` measures it again."
-        ) from error

@@ -59,10 +59,14 @@ def exploring(way):
 
     def learner(start, pool, reward, seed, points, watch):
         settings = replace(ppo.Settings(), seed=seed)
-        run = Weighted(Explorer(copy.deepcopy(start), way, settings.samples), settings)
-        for update in range(1, points[-1] + 1):
-            run.update(pool, reward)
-            if update in points:
-                watch(update, Policy(run.policy.model, start.tokenizer))
+        follow(Weighted(Explorer(copy.deepcopy(start), way, settings.samples), settings), pool, reward, points, watch)
 
     return learner
+
+
+def follow(run, pool, reward, points, watch):
+    """Make the updates of a PPO run up to the last of `points`, and at each show `watch` the policy as it is then."""
+    for update in range(1, points[-1] + 1):
+        run.update(pool, reward)
+        if update in points:
+            watch(update, Policy(run.policy.model, run.policy.tokenizer))

@@ -5,7 +5,6 @@ where it stopped. Lesson beyond/10_other_learners reads that file.
 """
 
 import json
-import random
 from math import log
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from promptlab.evaluation import SCORING, SELECTING, measure
 from promptlab.pocket.build import build_folder, preset_for
+from promptlab.pocket.kept import of_each_set, reading
 from promptlab.pocket.peers import LEARNERS, SETTINGS
 from promptlab.policy import choices, load_policy
 from promptlab.prompts import load_prompts
@@ -111,8 +111,7 @@ def write(out: Path):
     """Compare the learners and write `learners.json` in `out`."""
     scorer, start, language = Scorer(preset_for(out), build_folder() / "cache"), load_policy(out / "sft"), load_policy(out / "language")
     pool = list(dict.fromkeys(r["x"] for r in load_prompts("ppo")))
-    by_set = {name: [r for r in load_prompts("test") if r["set"] == name] for name in ("in_domain", "out_of_domain")}
-    records = [r for some in by_set.values() for r in random.Random(0).sample(some, PROMPTS)]
+    records = of_each_set(PROMPTS)
     rows = compare(scorer, start, language, pool, records, build_folder() / "learners.json")
     write_atomically(out / "learners.json", "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
 
@@ -120,17 +119,12 @@ def write(out: Path):
 def load(path=None) -> list[dict]:
     """The rows of `compare` that `write` kept. Raises `PromptlabError` where the file is missing or damaged."""
     path = Path(path or data_dir() / "pocket" / "learners.json")
-    try:
+    with reading(path, "python -m promptlab.pocket learners"):
         rows = json.loads(path.read_text(encoding="utf8"))
         lacking = {field for r in rows for field in FIELDS - r.keys()} if rows else FIELDS
         if lacking:
             raise ValueError(f"a row lacks {min(lacking)!r}")
         return rows
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise PromptlabError(
-            f"{path} cannot be read ({type(error).__name__}: {error}). `git checkout -- data/pocket` restores it, "
-            "`python -m promptlab.pocket learners` measures it again."
-        ) from error
 
 
 # --- what the lesson shows ------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from promptlab import ppo
-from promptlab.pocket.exploration import exploring, unlike_each_other, without_replacement
+from promptlab.pocket.exploration import exploring, follow, unlike_each_other, without_replacement
 from promptlab.policy import MARK, Policy, choices, chosen, rewrite_or_prompt
 from promptlab.rewards import as_scores
 
@@ -61,11 +61,7 @@ def rounds(points):
 
 def our_ppo(start, pool, reward, seed, points, watch):
     """PPO as in lesson 03, with the preset's settings."""
-    run = ppo.PPO(copy.deepcopy(start), replace(SETTINGS, seed=seed))
-    for update in range(1, points[-1] + 1):
-        run.update(pool, reward)
-        if update in points:
-            watch(update, Policy(run.policy.model, start.tokenizer))
+    follow(ppo.PPO(copy.deepcopy(start), replace(SETTINGS, seed=seed)), pool, reward, points, watch)
 
 
 class Retaining(Policy):

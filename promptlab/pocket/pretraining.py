@@ -16,6 +16,7 @@ from promptlab.config import LAPTOP, POCKET, preset
 from promptlab.evaluation import SCORING, find, measure, results
 from promptlab.pocket import community
 from promptlab.pocket.captions import content, without_article
+from promptlab.pocket.kept import of_each_set, reading
 from promptlab.pocket.pictures import Picture
 from promptlab.policy import load_policy, log_probs, own_policy
 from promptlab.prompts import load_prompts
@@ -76,8 +77,7 @@ def write(out: Path):
     for stage, policy in (("sft", tuned), ("ppo", trained)):  # every lesson then uses them, unless the reader has some already
         if not (own_policy(stage) / "config.json").exists():
             policy.save(own_policy(stage))
-    by_set = {name: [r for r in load_prompts("test") if r["set"] == name] for name in ("in_domain", "out_of_domain")}
-    records = [r for some in by_set.values() for r in random.Random(0).sample(some, min(PROMPTS, len(some)))]
+    records = of_each_set(PROMPTS)
     plain = [r["x"] for r in records]
     policies = {
         "sft": small[0], "ppo": small[1], "pretrained": start, "pretrained sft": tuned, "pretrained ppo": trained,
@@ -98,14 +98,9 @@ def load(path=None) -> tuple[list[dict], list[dict]]:
     Raises `PromptlabError` where the file is missing or damaged.
     """
     path = Path(path or data_dir() / "pocket" / "pretraining.json")
-    try:
+    with reading(path, "PROMPTLAB_PRESET=laptop python -m promptlab.pocket pretraining"):
         kept = json.loads(path.read_text(encoding="utf8"))
         return kept["records"], kept["rewrites"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PromptlabError(
-            f"{path} cannot be read ({type(error).__name__}: {error}). `git checkout -- data/pocket` restores it, "
-            "`PROMPTLAB_PRESET=laptop python -m promptlab.pocket pretraining` measures it again."
-        ) from error
 
 
 def mean_of(records, method, metric) -> float:
