@@ -85,9 +85,14 @@ def write_notebook(path, *cells):
     nbformat.write(notebook, path)
 
 
+# Can the notebook in front show widgets? The extension that draws them loads beside it; what a cell shows before stays text for good.
+SHOWS_WIDGETS = "window.jupyterapp.shell.currentWidget?.content?.rendermime?.mimeTypes.includes('application/vnd.jupyter.widget-view+json')"
+
+
 def run_all(page):
-    """Wait for the kernel, then run all cells; asked too early, JupyterLab does nothing, so ask until the first has begun."""
+    """Wait for kernel and widgets, then run all cells; asked too early, JupyterLab does nothing, so ask until the first has begun."""
     page.get_by_text("(ipykernel) | Idle").wait_for()  # in the status bar
+    page.wait_for_function(SHOWS_WIDGETS)
     number = page.locator(".jp-CodeCell .jp-InputPrompt").first
     while not number.inner_text().strip("[]: "):
         page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
