@@ -259,7 +259,7 @@ def test_a_damaged_file_is_named(tmp_path):
 
 def test_the_figure_names_every_line():
     rows = [
-        {"learner": name, "seed": s, "pictures": p, "set": "in_domain", "n": 3, "reward": 0.1 * i, "kl": 1.0 + i, "gold": 5, "intent": 90}
+        {"learner": name, "seed": s, "pictures": p, "set": "in_domain", "n": 3, "reward": i / 9 + s, "kl": 1.0 + i, "gold": 5, "intent": 90}
         for i, name in enumerate(["SFT", "no SFT", *learners.STYLE])
         for s in (0, 1)
         for p in ((0,) if "SFT" in name[-6:] and "without" not in name else (96, 192))
@@ -269,6 +269,13 @@ def test_the_figure_names_every_line():
         assert {text.get_text() for text in ax.texts} == set(learners.STYLE)
         heights = sorted(text.xyann[1] for text in ax.texts)
         assert min(np.diff(heights)) > 0.05, "no two names overlap"
+    left, right = figure.axes
+    bars = {bar.lines[0].get_color(): bar.lines[2][0].get_segments()[0] for bar in left.containers}
+    places = [bar.lines[2][0].get_segments()[0][0, 0] for bar in left.containers]
+    assert len(set(places)) == len(learners.STYLE) and min(places) > 192, "no bar covers another, or a line"
+    assert bars["#000000"][:, 1] == pytest.approx(learners.summary(rows, "best of n", "reward")[1:])
+    pale = [line for line in right.lines if line.get_alpha()]
+    assert {len(line.get_xdata()) for line in pale} == {2} and len(pale) == len(learners.STYLE), "where each seed ended"
     styles = learners.STYLE | learners.EXPLORING
     assert styles.keys() == {*learners.LEARNERS, "best of n"}
     assert len({(colour, line) for colour, line, _ in styles.values()}) == len(styles)
