@@ -183,6 +183,8 @@ def test_the_kept_run_is_whole_and_fair():
     counts = {(r["method"], r["comparisons"]) for r in kept["runs"]}
     assert {m for m, _ in counts} == set(evolving.METHODS) and len({n for _, n in counts}) == 1, counts
     records, runs, rewrites = evolving.load()
+    assert {(r["method"], r["seed"]) for r in runs} == set(itertools.product(evolving.METHODS, evolving.SEEDS))
+    assert {r["n"] for r in records if r["set"] == "test"} == {len(evolving.bare("test"))}, "every bare test prompt is measured"
     assert all({"x", "evolved", "sft evolved"} <= r.keys() for r in rewrites)
     for method in ("evolved", "chance", "popular", "sft evolved"):
         alone, plain = (

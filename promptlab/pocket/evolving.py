@@ -1,7 +1,8 @@
 """Evolved keywords against keywords by chance and the most popular ones, at equal numbers of comparisons, measured by gold.
 
-`python -m promptlab.pocket evolve` runs every search from three seeds with a simulated reader, fine-tunes the SFT policy on what evolution
-found, and writes `evolution.json`. Pictures and trainings are remembered, so the same command goes on. Lesson beyond/08 reads the file.
+`python -m promptlab.pocket evolve` runs every search from five seeds with a simulated reader, fine-tunes the SFT policy on what evolution
+found, and writes `evolution.json`. Pictures and trainings are remembered, so the same command goes on. Lesson beyond/08 reads the file. The
+kept searches were made on one NVIDIA H200; where pictures differ in their last digits, a search may take another way: one of twelve did on a CPU.
 """
 
 import json
@@ -19,12 +20,11 @@ from promptlab.prompts import load_prompts, split_prompt
 from promptlab.rewards import Scorer
 from promptlab.runtime import append_jsonl, data_dir, home, whole_rows, write_atomically
 
-SEEDS = (0, 1, 2)  # of a search: its first masks, its pairs, its reader
+SEEDS = (0, 1, 2, 3, 4)  # of a search: its first masks, its pairs, its reader
 KINDS = ("MC", "held out")  # prompts that name one thing and nothing else
 ENDINGS, KEEP, ROUNDS, GENERATIONS = 12, 6, 2, 8  # 12 x 2 x 8 = 192 comparisons, 20 minutes of a reader, and as many pictures
 ON = 5  # keywords of a mask by chance: as many as a member of the community adds
 SEED = 500_001  # image seed that only scores
-EVERY = 3  # of so many test prompts one is measured
 METHODS = ("evolved", "chance", "popular", "coin")
 BY_REWARD = "oil painting, studio light, highly detailed"  # the reference run's best fixed ending, of 10,400 pictures rated by the reward
 
@@ -77,7 +77,7 @@ def examples(text) -> list[dict]:
 
 def write(out: Path):
     """Search, fine-tune and measure, and write `evolution.json` in `out`."""
-    scorer, start, records = Scorer(POCKET), load_policy(data_dir() / POCKET.sft), [r | {"set": "test"} for r in bare("test")[::EVERY]]
+    scorer, start, records = Scorer(POCKET), load_policy(data_dir() / POCKET.sft), [r | {"set": "test"} for r in bare("test")]
     prompts = [r["x"] for r in records]
     texts = {"plain": [prompts], "ppo": [load_policy(data_dir() / POCKET.ppo).rewrite(prompts)]}
     texts["by reward"] = [[evolution.with_ending(x, BY_REWARD) for x in prompts]]
@@ -93,7 +93,7 @@ def write(out: Path):
 
 
 def teach(start, text):
-    """A copy of a policy, fine-tuned to write the content and then one ending: half a minute on two cores, and never twice."""
+    """A copy of a policy, fine-tuned to write the content and then one ending: ten seconds on two cores, and never twice."""
     some = examples(text)
     return sft.finetune(start, some, sft.own_folder(start, some, "evolution"), epochs=1, batch=8)
 
