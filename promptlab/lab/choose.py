@@ -21,7 +21,7 @@ function render({ el, model }) {
   el.tabIndex = 0;
   el.setAttribute("role", "group");
   el.setAttribute("aria-label", el.textContent);
-  el.style.color = "var(--jp-widgets-label-color, inherit)";
+  el.classList.add("promptlab-keys");
   const mine = (target) => el.closest(".promptlab-choose")?.contains(target);
   const press = (event) => {
     const key = event.key?.toLowerCase();
@@ -104,10 +104,10 @@ class Choose(_View, Choices):
 
         self._line, self._asked, self._sides = w.HTML(), w.HTML(), [w.HTML(), w.HTML()]
         self._buttons = {key: button(key, word) for key, word in [*ANSWERS.items(), ("u", "undo")]}
-        self._reason = w.Text(description="Reason", placeholder="optional", layout=w.Layout(width="auto", max_width="528px"))
+        self._reason = w.Text(description="Reason", placeholder="optional", layout=w.Layout(width="auto", max_width="524px"))
         cards = [w.VBox([side, self._buttons[key]]) for side, key in zip(self._sides, "12", strict=True)]
-        rows = {"grid_template_columns": "repeat(auto-fill, 264px)", "grid_gap": "8px 0"}
-        grid = w.GridBox(cards, layout=w.Layout(**rows, width="100%", max_width="540px"))
+        halves = {"grid_template_columns": "repeat(2, minmax(0, 260px))", "grid_gap": "8px"}  # left stays left where room is short
+        grid = w.GridBox(cards, layout=w.Layout(**halves, width="100%", max_width="528px"))
         below = [w.HBox([self._buttons[key] for key in "0su"]), self._reason, *self._keys()]
         self._progress, self._results = w.Output(), w.HTML()
         self._pages = w.Tab([w.VBox([self._asked, grid, *below]), w.VBox([self._progress, self._results])])
@@ -191,5 +191,6 @@ def _count(number, word):
 def _table(head, rows):
     """An HTML table: a heading per column, and rows of (name, cells)."""
     top = "".join(f'<th style="text-align:left;padding-right:12px">{word}</th>' for word in head)
-    body = "".join(f'<tr><th style="text-align:left;font-weight:normal;padding-right:12px">{name}</th>{cells}</tr>' for name, cells in rows)
+    start = '<tr><th style="text-align:left;font-weight:normal;padding-right:12px">'
+    body = "".join(f"{start}{name}</th>{cells}</tr>" for name, cells in rows).replace("<td>", '<td style="padding-right:12px">')
     return f"<table><tr>{top}</tr>{body}</table>"

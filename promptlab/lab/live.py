@@ -195,7 +195,7 @@ class LiveRun(_View):
         """The view: a line of text, two buttons, the curves, and pictures of what the policy wrote before and writes now."""
         import ipywidgets as w
 
-        wide = {"layout": w.Layout(width="auto", min_width="110px")}
+        wide = {"layout": w.Layout(width="auto", min_width="148px")}
         self._line, self._curves, self._pictures = w.HTML(), w.HTML(), w.HTML()
         self._pause, self._button = w.Button(icon="pause", **wide), w.Button(icon="stop", **wide)
         self._pause.on_click(lambda _: self._act(self.pause if self.running and not self.paused else self.resume))
@@ -238,7 +238,7 @@ class LiveRun(_View):
         buffer = io.BytesIO()  # a figure without pyplot, whose state the thread would share with the reader's cells
         plots.curves(self.history, figure=Figure()).savefig(buffer, format="png")
         data = base64.b64encode(buffer.getvalue()).decode()
-        return f'<img alt="{html.escape(self.status)}" style="max-width:100%" src="data:image/png;base64,{data}">'
+        return f'<img alt="{html.escape(self.status)}" style="max-width:100%;vertical-align:bottom" src="data:image/png;base64,{data}">'
 
     @property
     def _gallery(self):
@@ -260,10 +260,10 @@ class LiveRun(_View):
                 for png, text in zip(self._gallery.thumbnails(texts, [SEED] * len(texts)), texts, strict=True)
             ]
             cells = "".join(
-                f'<div role="listitem" style="width:112px;overflow-wrap:anywhere">{tag}<br>{html.escape(text)}</div>'
+                f'<div role="listitem" style="width:104px;overflow-wrap:anywhere">{tag}<br>{html.escape(text)}</div>'
                 for tag, text in zip(tags, texts, strict=True)
             )
-            rows += f'<b>{when}</b><div role="list" aria-label="{when}" style="display:flex;flex-wrap:wrap;gap:8px">{cells}</div>'
+            rows += f'<div style="margin:8px 0 4px"><b>{when}</b></div><div role="list" aria-label="{when}" style="display:flex;flex-wrap:wrap;gap:8px">{cells}</div>'
         return f'<div style="font-size:11px;line-height:1.25">{rows}</div>' if rows else ""
 
     def samples(self):

@@ -177,6 +177,7 @@ class Playground(Compare):
         elif page == 3:
             self._read()
             self._refresh_history()
+        self._say("What names the methods is out of sight while you choose." if page == 2 else self.status)
 
     def _refresh_history(self):
         if "_tries" in self.__dict__:

@@ -134,8 +134,8 @@ class RankTwelve(_View):
             cards.append(w.VBox([w.HTML(_image_tag(self.thumbnails[index], f"picture {letter}", 128)), button]))
         self._back.on_click(lambda _: self._act(self.undo))
         rows = {"grid_template_columns": "repeat(auto-fill, 136px)", "grid_gap": "14px 0"}  # a button stands nearer to its own picture
-        grid = w.GridBox(cards, layout=w.Layout(**rows, width="100%", max_width="840px"))
-        view = w.VBox([self._line, w.HBox([self._tie, self._back]), grid])
+        grid = w.VBox([w.GridBox(cards, layout=w.Layout(**rows, width="100%"))], layout=w.Layout(max_width="560px"))
+        view = self._framed([self._line, w.HBox([self._tie, self._back]), grid], "rank")  # four a row, or three: twelve fill their rows
         self._refresh()
         return view
 

@@ -34,24 +34,27 @@ class RewardLab(_View, Weighing):
         """The score table, the top dozen and the bottom dozen."""
         order, moves = self._order, self.moves()
         means, rows = self.table(), ("top dozen", f"all {len(order)}", "bottom dozen")
-        head = "".join(f'<th scope="col" style="padding-left:12px">{plots.score_html(name)}</th>' for name in means)
+        head = "".join(f'<th scope="col" style="padding-left:8px;white-space:nowrap">{plots.score_html(name)}</th>' for name in means)
         body = ""
         for i, name in enumerate(rows):
             cells = "".join(f'<td style="text-align:right">{some[i]:{plots.FORMATS[score]}}</td>' for score, some in means.items())
             body += f'<tr><th scope="row" style="text-align:left">{name}</th>{cells}</tr>'
-        parts = [f'<table style="line-height:1.5;font-size:12px"><tr><td>mean of</td>{head}</tr>{body}</table>']
+        parts = [f'<table style="line-height:1.5;font-size:11px"><tr><td>mean of</td>{head}</tr>{body}</table>']
         for name, rows, first in (("top dozen", order[:DOZEN], 1), ("bottom dozen", order[-DOZEN:], len(order) - len(order[-DOZEN:]) + 1)):
             cards = "".join(self._card(i, place, moves[i]) for place, i in enumerate(rows, first))
             grid = "display:grid;grid-template-columns:repeat(auto-fill,96px);gap:8px"
-            parts.append(f'<b>{name.capitalize()}</b><div role="list" aria-label="{name}" style="{grid}">{cards}</div>')
+            row = "max-width:616px;margin:8px 0"  # six a row, or four: a dozen fills its rows
+            parts.append(
+                f'<div style="{row}"><b>{name.capitalize()}</b><div role="list" aria-label="{name}" style="margin-top:4px;{grid}">{cards}</div></div>'
+            )
         return "".join(parts)
 
     def _card(self, i, place, by):
-        kept = "" if "kept" not in self.raters else ", words kept" if self.raters["kept"][i] else ", \u2717 words lost"
-        gold = f", gold {self.raters['gold'][i]:.1f}" if "gold" in self.raters else ""
+        kept = "" if "kept" not in self.raters else "<br>words kept" if self.raters["kept"][i] else "<br>\u2717 words lost"
+        gold = f"<br>gold {self.raters['gold'][i]:.1f}" if "gold" in self.raters else ""
         return (
             f'<div role="listitem" style="font-size:11px;line-height:1.25;overflow-wrap:anywhere">{self._tags[i]}<br><b>{place}.</b> {moved(by)}<br>'
-            f"{html.escape(self.sheet.prompts[i])}, seed {self.sheet.seeds[i]}<br>reward {self.paid[i]:+.2f}{gold}{kept}</div>"
+            f"{html.escape(self.sheet.prompts[i])}, seed&nbsp;{self.sheet.seeds[i]}<br>reward {self.paid[i]:+.2f}{gold}{kept}</div>"
         )
 
     def agreement_html(self) -> str:
@@ -78,15 +81,20 @@ class RewardLab(_View, Weighing):
         wide = {"style": {"description_width": "130px"}, "layout": w.Layout(width="auto", max_width="480px")}
         for name, term in self.terms.items():
             self._switches[name] = w.Checkbox(value=self.on[name], description=term.switch, indent=False)
-            for slider, (label, least, most, _) in term.sliders.items():
-                self._knobs[slider] = w.FloatSlider(value=self.values[slider], min=least, max=most, step=(most - least) / 100, description=label,
+            for slider, (label, least, most, start) in term.sliders.items():
+                # Whole steps up to the start: from elsewhere the front end moves a slider onto one, and pictures change places.
+                steps = max(1, round(100 * (start - least) / (most - least)))
+                step = (start - least) / steps or (most - least) / 100
+                self._knobs[slider] = w.FloatSlider(value=self.values[slider], min=least, max=most, step=step, description=label,
                                                     readout_format=f".{max(2, 2 - int(np.floor(np.log10(most - least))))}f", **wide)  # fmt: skip
-            hands = w.VBox([self._switches[name], *[self._knobs[slider] for slider in term.sliders]], layout=w.Layout(width="420px"))
+            hands = w.VBox(
+                [self._switches[name], *[self._knobs[slider] for slider in term.sliders]], layout=w.Layout(width="420px", max_width="100%")
+            )
             beside = w.Layout(flex_flow="row wrap")  # or below, where there is no room
             pages[term.title] = [w.HBox([hands, self._curves[name]], layout=beside)]
         self._switches["function"] = w.Checkbox(value=self.on["function"], description="rank by my function", indent=False)
         self._updates = w.IntSlider(value=5, min=1, max=30, description="updates", **wide)
-        self._button = w.Button(description="Train with this reward", icon="play", layout=w.Layout(width="auto"))
+        self._button = w.Button(description="Train with this reward", icon="play", layout=w.Layout(width="auto", align_self="flex-start"))
         what = w.HTML("PPO on a copy of the policy after SFT, paid by this reward as it is now; what it writes is drawn below.")
         self._controls, self._stage = w.VBox([what, self._updates, self._button]), w.VBox()
         pages |= {"Your function": [self._switches["function"], self._source], "Agreement": [self._agrees]}

@@ -174,7 +174,7 @@ def curve_svg(term, x, values, on) -> str:
     dashes = "" if on else ' stroke-dasharray="5 4"'
     return (
         f'<svg role="img" aria-label="{said}{"" if on else "; switched off"}" viewBox="0 0 {right} 112" width="{right}" height="112" '
-        f'style="fill:currentColor;font-size:10px"><path d="{"".join(bars)}" stroke="currentColor" stroke-width="7" opacity=".2"/>'
+        f'style="display:block;fill:currentColor;font-size:10px"><path d="{"".join(bars)}" stroke="currentColor" stroke-width="7" opacity=".2"/>'
         f'<path d="M{left} {down(0):.1f}H{right}" stroke="currentColor" stroke-width=".7"/>'
         f'<polyline points="{line}" fill="none" stroke="{term.colour}" stroke-width="2.5"{dashes}/>{text}</svg>'
     )

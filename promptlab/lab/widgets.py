@@ -31,7 +31,7 @@ def _image_tag(png, alt, pixels):
     picture.thumbnail((pixels, pixels))
     picture.save(buffer, "JPEG", quality=85)
     data = base64.b64encode(buffer.getvalue()).decode()
-    size = f'width="{pixels}" height="{pixels}" style="vertical-align:bottom"'  # else a gap parts it from what stands below
+    size = f'width="{pixels}" height="{pixels}" style="max-width:100%;height:auto;vertical-align:bottom"'  # else a gap is below
     return f'<img alt="{html.escape(alt)}" {size} src="data:image/jpeg;base64,{data}">'
 
 
@@ -47,7 +47,7 @@ const KEYS = @keys, SAID = @said;
 const OWN = "input, textarea, select, dialog, [contenteditable], [role=slider], [role=tab], .ui-slider-handle";
 function render({ el, model }) {
   el.textContent = SAID;
-  el.style.color = "var(--jp-widgets-label-color, inherit)";
+  el.classList.add("promptlab-keys");
   if (KEYS.length) {
     el.tabIndex = 0;
     el.setAttribute("role", "group");
@@ -98,7 +98,7 @@ class _View:
         """The whole view with what only a front end can add (see `FRONT`); `press` gets the key. Without anywidget it does without."""
         import ipywidgets as w
 
-        view = w.VBox(children)
+        view = w.VBox(children, layout=w.Layout(width="100%"))  # ipywidgets 7 makes it as narrow as it can
         view.add_class("promptlab-view"), view.add_class(f"promptlab-{name}")
         try:
             import anywidget
@@ -163,22 +163,23 @@ class Compare(_View, Comparison):
         """A card per method: its picture in view, the scores of that and of all seeds, and its words with the changes marked."""
         if not self.texts:
             return ""
-        grid = "display:grid;grid-template-columns:repeat(auto-fill,minmax(200px,220px));gap:16px"
+        grid = "display:grid;grid-template-columns:repeat(auto-fill,200px);gap:16px"
         diffs = {name: plots.diff_html(self.prompt, text).partition("<p><small>") for name, text in self.texts.items()}
         cards = "".join(self._card(name, words) for name, (words, _, _) in diffs.items())
         legend = "".join(next(iter(diffs.values()))[1:])  # the same for all, so once
-        return f'<div data-cards><div role="list" style="{grid}">{cards}</div>{DIALOG}</div>{legend}'
+        across = -(-len(diffs) // -(-len(diffs) // 5))  # at most five a row, and rows alike: six are three and three
+        return f'<div data-cards style="max-width:{216 * across}px"><div role="list" style="{grid}">{cards}</div>{DIALOG}</div>{legend}'
 
     def _card(self, name, words):
         said = f"{self.texts[name]}, seed {self.seed}"
         look = f'aria-label="Enlarge {html.escape(said)}" style="padding:0;border:0;background:none;cursor:zoom-in"'
-        tag = _image_tag(self.thumbnail(name), said, 184)
+        tag = _image_tag(self.thumbnail(name), said, 200)
         picture = f'<button data-lm-suppress-shortcuts="true" {look} onclick="{ENLARGE}">{tag}</button>'
-        rows = f'<tr><td></td><th>seed {self.seed}</th><th style="padding-left:6px">mean of {len(self.seeds)}</th></tr>'
+        rows = f"<tr><td></td><th>seed {self.seed}</th><th>mean of {len(self.seeds)}</th></tr>"
         for score, pair in self.scores(name).items():
             cells = "".join(f'<td style="text-align:right">{value:{plots.FORMATS[score]}}</td>' for value in pair)
             rows += f'<tr><th style="text-align:left;font-weight:normal">{plots.score_html(score)}</th>{cells}</tr>'
-        table = f'<table style="width:184px;font-size:11px;line-height:1.3;white-space:nowrap">{rows}</table>'
+        table = f'<table style="font-size:11px;line-height:1.3;white-space:nowrap">{rows}</table>'
         return f'<div role="listitem" style="line-height:1.35;overflow-wrap:anywhere"><b>{html.escape(name)}</b><br>{picture}{table}{words}</div>'
 
     @cached_property

@@ -17,18 +17,21 @@ import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from conftest import preset_at
+from fakes import png
 from tiny_policy import tiny_policy
 from promptlab.rewards import Scorer
 from promptlab.lab.playground import Playground
+from promptlab.lab.ranking import RankTwelve
 from promptlab.lab.reward_lab import RewardLab
 
 scorer = Scorer(preset_at(Path({world!r})))
 play = Playground(scorer, tiny_policy(), folder={folder!r}, decode="sample", n=2)
 lab = RewardLab(scorer, ["a frog", "a red castle"])
-display(play, lab)
+rank = RankTwelve([f"frog {{i}}" for i in range(12)], [7] * 12, [png((20 * i, 90, 90)) for i in range(12)], {folder!r} + "/ranks.jsonl")
+display(play, lab, rank)
 """
 EVIL = "a frog <script>run=1</script><img src=x onerror=run=1>"
-PLAY, LAB = ".promptlab-playground", ".promptlab-reward-lab"
+PLAY, LAB, RANK = ".promptlab-playground", ".promptlab-reward-lab", ".promptlab-rank"
 
 
 def notebook(folder, world):
@@ -111,6 +114,11 @@ def test_playground_in_jupyterlab(page, lab, tiny_world, tmp_path):  # noqa: F81
             for title in page.locator(f"{scope} > .widget-tab > .lm-TabBar").get_by_role("tab").all():
                 title.click()
                 driving.kept(page, scope)
+        driving.kept(page, RANK)
+    filled = "grid => new Set([...grid.children].map(e => e.offsetLeft)).size"
+    assert 12 % page.locator(f"{RANK} .widget-gridbox").evaluate(filled) == 0, "twelve pictures fill their rows"
+    page.locator(RANK).get_by_role("button", name="A", exact=True).click()
+    page.locator(RANK).get_by_text("1 picture ranked").wait_for()
 
     # Kernel and page are gone; the tries and the choices are not.
     page.goto("about:blank")

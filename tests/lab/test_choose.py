@@ -288,6 +288,9 @@ def test_choose_in_jupyterlab(page, lab, tmp_path):  # noqa: F811
         and "left picture for frog" in pictures.nth(0).get_attribute("alt")
         and page.evaluate("typeof run") == "undefined"
     )
+    page.set_viewport_size({"width": 900, "height": 1000})
+    one, other = (picture.bounding_box() for picture in pictures.all())
+    assert one["y"] == other["y"] and one["x"] < other["x"], "left is left where room is short"
     after(left.click, 2)
     pictures.nth(1).click()
     for question, key in enumerate("2012", 3):

@@ -94,7 +94,7 @@ def test_ranking_goes_to_the_run_folder(monkeypatch, tmp_path):
 def test_ranking_by_clicks(tmp_path):
     r = make_ranking(tmp_path / "r.jsonl")
     view = r.widget
-    html = " ".join(c.children[0].value for c in view.children[2].children)
+    html = " ".join(c.children[0].value for c in view.children[2].children[0].children)
     assert "picture A" in html and "way" not in html, "blind: no prompt may show"
     assert r._tie.disabled and r._back.disabled
     r._buttons[2].click()

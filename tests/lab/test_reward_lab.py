@@ -285,6 +285,14 @@ def test_at_most_three_controls_a_page_each_with_a_name(lab):
     assert all(c.description for page in pages.children for c in controls(page))
 
 
+def test_sliders_start_on_one_of_their_steps(lab):
+    """The front end rounds to a step, and would send what it rounded."""
+    assert lab.widget
+    for knob in lab._knobs.values():
+        steps = (knob.value - knob.min) / knob.step
+        assert steps == pytest.approx(round(steps), abs=1e-6) and 50 <= (knob.max - knob.min) / knob.step <= 200
+
+
 def test_dragging_sorts_anew_draws_nothing_and_encodes_nothing(lab):
     assert lab.widget
     drawn, before = lab.scorer.gallery.drawn, lab._grid.value
