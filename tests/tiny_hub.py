@@ -1,6 +1,7 @@
 """Tiny random models in the folder formats of the hub: Stable Diffusion v1 and XL, the safety checker, GPT-2."""
 
 import json
+import random
 
 
 def save_tokenizer(folder, length=77):
@@ -158,10 +159,15 @@ def save_laion(folder):
 
 def save_colab(folder):
     """Tiny models for everything that the preset colab names: the fields to replace in it."""
+    from promptlab.policy import MARK
+    from promptlab.prompts import keywords
+
+    # Letter by letter a prompt would be 180 tokens long, and training on prompts would take minutes.
+    texts = [f"{noun}{MARK} {text}" for text, noun, _ in keywords.targets("sft", 1000, random.Random(0))]
     places = {
         "generator": save_sd(folder / "turbo"), "test_generator": save_sd(folder / "v1-4", seed=1), "safety": save_checker(folder / "checker", 2.0),
         "clip": save_clip(folder / "clip"), "aesthetic": save_laion(folder / "head"), "judge": save_pickscore(folder / "pick"),
-        "language": save_gpt2(folder / "gpt2"), "sft": save_gpt2(folder / "promptist", seed=1),
+        "language": save_gpt2(folder / "gpt2", texts=texts), "sft": save_gpt2(folder / "promptist", texts=texts, seed=1),
     }  # fmt: skip
     return {k: str(v) for k, v in places.items()} | {
         "ppo": str(places["sft"]),
@@ -172,15 +178,20 @@ def save_colab(folder):
     }
 
 
-def save_gpt2(folder, vocabulary=None, tokenizer=True, safe=True, seed=0):
-    """A GPT-2 of a few thousand weights with GPT-2's kind of tokenizer; `vocabulary` smaller than the tokenizer's is a mismatch."""
+def save_gpt2(folder, vocabulary=None, tokenizer=True, safe=True, seed=0, texts=()):
+    """A GPT-2 of a few thousand weights with GPT-2's kind of tokenizer; `vocabulary` smaller than the tokenizer's is a mismatch.
+
+    A token is a letter, or a part of a word as GPT-2 has them where there are `texts` to learn those from.
+    """
     import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = Tokenizer(models.BPE({w: i for i, w in enumerate([*letters, "<|endoftext|>"])}, []))
     words.pre_tokenizer, words.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    if texts:
+        words.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=1000, initial_alphabet=letters, show_progress=False))
     end = "<|endoftext|>"
     tokens = PreTrainedTokenizerFast(tokenizer_object=words, eos_token=end, bos_token=end, unk_token=end)
     torch.manual_seed(seed)

@@ -11,6 +11,11 @@ from promptlab.rewards import Scorer
 @pytest.mark.timeout(1200)
 def test_a_rehearsal_stops_goes_on_and_ends_in_a_world_that_draws(font, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PROMPTLAB_HOME", str(tmp_path))
+    for part in (build.autoencoder, build.clip, build.judge, build.language, build.unet):  # sizes that suit two steps
+        monkeypatch.setattr(part, "BATCH", 8 if isinstance(part.BATCH, int) else dict.fromkeys(part.BATCH, 8))
+    specs, share = build.training_specs, build.small_share
+    monkeypatch.setattr(build, "training_specs", lambda: specs()[:60])
+    monkeypatch.setattr(build, "small_share", lambda count: share(count // 10, 24))
     real = build.unet.fit
     monkeypatch.setattr(build.unet, "fit", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
     assert command.main(["rehearse"]) == 130 and "goes on" in capsys.readouterr().err
