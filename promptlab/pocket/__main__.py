@@ -17,6 +17,7 @@ VERBS = {
     "strip": "the README's picture and number",
     "evolve": "evolved keywords against chance and fashion, evolution.json (resumes too)",
     "learners": "DPO, GRPO, RLOO and others beside PPO, at equally many pictures, learners.json (resumes too)",
+    "tastes": "PPO with the tastes of three simulated readers, tastes.json (resumes too)",
     "pretraining": "the preset laptop measured beside pocket, pretraining.json (resumes too)",
 }
 
@@ -33,7 +34,7 @@ def main(arguments=None) -> int:
     if not 0 < chosen.hours < 1000:
         parser.error(f"--hours takes a number above 0, such as 9; got {chosen.hours}")
     # Only now, as PyTorch takes seconds.
-    from promptlab.pocket import build, card, community, evolving, learners, pretraining, reference, sheet, strip, training
+    from promptlab.pocket import build, card, community, evolving, learners, pretraining, reference, sheet, strip, tastes, training
 
     stages = [s for s in chosen.stages.split(",") if s]
     unknown = [s for s in stages if s not in build.STAGES]
@@ -43,7 +44,7 @@ def main(arguments=None) -> int:
         "build": lambda out: build.build(out, chosen.hours, stages), "rehearse": build.rehearse, "sheet": sheet.write, "strip": strip.write,
         "card": lambda out: card.write(out, build.preset_for(out), build.build_folder() / "cache"), "reference": reference.write,
         "results": reference.write_results, "pretraining": pretraining.write, "evolve": evolving.write,
-        "learners": learners.write, "prompts": lambda _: community.write(data_dir() / "prompts"),
+        "learners": learners.write, "tastes": tastes.write, "prompts": lambda _: community.write(data_dir() / "prompts"),
     }  # fmt: skip
     training.stop_after(chosen.minutes)
     # A rehearsal never writes over the real world.

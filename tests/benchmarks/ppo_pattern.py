@@ -23,7 +23,7 @@ class Pattern:
         self.policy, self.settings, self.done = policy, settings, 0
         self.reference = copy.deepcopy(policy.model).requires_grad_(False)
         self.critic = copy.deepcopy(policy.model).base_model
-        self.head = nn.Linear(policy.model.config.hidden_size, 1)
+        self.head = nn.Linear(policy.model.config.hidden_size, 1).to(policy.model.device)
         nn.init.zeros_(self.head.weight), nn.init.zeros_(self.head.bias)
         weights = [*policy.model.parameters(), *self.critic.parameters(), *self.head.parameters()]
         self.optimiser = torch.optim.Adam(weights, settings.lr, betas=(0.9, 0.95))
@@ -36,7 +36,7 @@ class Pattern:
         with torch.no_grad():
             log_old, log_ref = (log_probs(model, rewrites) for model in (self.policy.model, self.reference))
             values = self.values(rewrites) * rewrites.mask
-        rewards = token_rewards(scores, log_old, log_ref, rewrites.mask, s.kl)
+        rewards = token_rewards(scores.to(log_old.device), log_old, log_ref, rewrites.mask, s.kl)
         advantages, returns = advantages_of(rewards, values, rewrites.mask, s.gamma, s.lam)
         return rewrites, scores, log_old, values, returns, whiten(advantages, rewrites.mask)
 
@@ -50,7 +50,7 @@ class Pattern:
         rewrites, scores, log_old, old, returns, advantages = self.rollout(plain, reward)
         s, shuffle = self.settings, torch.Generator().manual_seed(self.done)
         for _ in range(s.epochs):
-            for index in torch.randperm(len(rewrites), generator=shuffle).split(s.minibatch):
+            for index in torch.randperm(len(rewrites), generator=shuffle).to(old.device).split(s.minibatch):
                 rows = rewrites.rows(index)
                 loss, _ = policy_loss(log_probs(self.policy.model, rows), log_old[index], advantages[index], rows.mask, s.clip)
                 loss = loss + VALUE_WEIGHT * value_loss(self.values(rows), old[index], returns[index], rows.mask, s.value_clip)
