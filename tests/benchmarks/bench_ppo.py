@@ -1,13 +1,15 @@
 """Our PPO against its peers on the same policy, prompts, tokens and pictures: `make bench`, a quarter of an hour on two quiet cores.
 
 Writes data/benchmarks/ppo.json, records ``{against, metric, ours, theirs, ratio, command, date}`` with ratio > 1 where ours is better
-(a `note` says what lacks), and data/benchmarks/ppo_profile.json, where the seconds of an update go. Goes on where it was stopped.
+(a `note` says what lacks), and data/benchmarks/ppo_profile.json, where the seconds of an update go, and what every turn and every
+training gave, so that the spread is seen. Goes on where it was stopped.
 
 Each learner is a process of its own (`ppo_worker.py`), all are loaded before the first turn, and they take turns, so that what else
-the machine does hits all alike; the first turn warms up and does not count, of the others the median does. Metrics:
+the machine does hits all alike; the first turn warms up and does not count, of the others the median does. All use every core, but
+pictures drawn alone use one where that is faster. Metrics:
 - rollouts_per_s: rewrites a second, sampled, drawn, judged and read by policy and reference. 96 rewrites of 8 prompts, one picture each.
 - update_s: seconds to read 96 given rewrites and take the 4 gradient steps on them; nothing is written or drawn.
-- peak_memory: MB that this takes beside libraries, policy and batch.
+- peak_memory: MB that this takes beside libraries, policy and batch, with all 96 rewrites in a step at once; each can take fewer at a time.
 - reward_per_1k_images: what 1,000 pictures, plain ones included, add to the mean reward of rewrites sampled for the validation prompts,
   after about 1,500 pictures from the SFT policy, two training seeds. Against TRL's learners it comes from data/pocket/learners.json
   where that exists: greedy rewrites of test prompts, its training seeds, plain pictures not counted.
@@ -99,6 +101,12 @@ def told(rows, who, beside):
 
     last = max({r["pictures"] for r in rows if r["learner"] == who} & {r["pictures"] for r in rows if r["learner"] == beside})
     return (summary(rows, who, "reward", last)[0] - summary(rows, "SFT", "reward", 0)[0]) / last * 1000
+
+
+def turns_of(found):
+    """What every turn and training gave: a dict by step, of the seconds of each learner or of one reward and its pictures."""
+    turns = {step: {who: [round(s, 2) for s in told["seconds"]] for who, told in found[step].items()} for step in ("update", "rollout")}
+    return turns | {step: {key: told[key] for key in ("reward", "pictures")} for step, told in found.items() if step.startswith("train")}
 
 
 def profile_of(parts, seconds):
@@ -227,7 +235,7 @@ def main():
     places = (folder / RECORDS.name, folder / PROFILE.name) if quick else (RECORDS, PROFILE)
     write_atomically(places[0], "[\n" + ",\n".join(map(json.dumps, records)) + "\n]\n")
     about = {"command": COMMAND, "date": f"{datetime.date.today()}", "machine": machine, "target": SHARE, "parts": parts}
-    write_atomically(places[1], json.dumps(about, indent=1) + "\n")
+    write_atomically(places[1], json.dumps(about | {"turns": turns_of(found)}, indent=1) + "\n")
     for r in records:
         numbers = f"{r['ours']:>10.4g} {r['theirs']:>10.4g}" if r["theirs"] is not None else f"{'-':>10} {'-':>10}"
         print(f"{r['against']:18} {r['metric']:22} {numbers} {r['ratio'] or '':>8}  {r.get('note', '')}")

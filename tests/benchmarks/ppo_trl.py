@@ -12,6 +12,7 @@ import tempfile
 import torch
 
 from promptlab.policy import MARK, rewrite_or_prompt
+from promptlab.runtime import device
 
 LR = 1e-6  # where speed is measured: the same rewrites are learnt from again and again
 
@@ -20,8 +21,8 @@ def common(**more):
     """What all their configurations are told."""
     return {
         "output_dir": tempfile.mkdtemp(), "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "logging_steps": 1, "bf16": False,
-        "gradient_checkpointing": False, "adam_beta2": 0.95, "lr_scheduler_type": "constant", "use_cpu": True, "dataloader_pin_memory": False,
-        "num_train_epochs": 1, "learning_rate": LR, **more,
+        "gradient_checkpointing": False, "adam_beta2": 0.95, "lr_scheduler_type": "constant", "use_cpu": device().type == "cpu",
+        "dataloader_pin_memory": False, "num_train_epochs": 1, "learning_rate": LR, **more,
     }  # fmt: skip
 
 
@@ -84,10 +85,10 @@ class Given(torch.nn.Module):
     def __init__(self, scores):
         super().__init__()
         self.scores = scores
-        self.body = lambda input_ids, **_: type("Out", (), {"hidden_states": [torch.zeros(*input_ids.shape, 1)]})
+        self.body = lambda input_ids, **_: type("Out", (), {"hidden_states": [torch.zeros(*input_ids.shape, 1, device=input_ids.device)]})
 
     def score(self, states):
-        return self.scores[:, None, None].expand(*states.shape)
+        return self.scores.to(states.device)[:, None, None].expand(*states.shape)
 
 
 def ppo_updates(policy, settings, rewrites, scores, turns):

@@ -35,12 +35,17 @@ class Turns:
 
     def starts(self):
         """What is in memory now belongs to the libraries, the policy and the batch, not to the learner."""
+        import torch
+
         gc.collect()
         Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
         self.base = memory("VmRSS")
 
     def wait(self, **more):
         """Say how long the turn that ends here took, and sleep until the next one begins."""
+        settle()
         self.say(**more, **({"seconds": time.perf_counter() - self.began} if self.began else {"ready": True}))
         if sys.stdin.readline().strip() != "go":
             self.say(mb=memory("VmHWM") - self.base)
@@ -51,8 +56,20 @@ class Turns:
         print(json.dumps(what), file=self.line, flush=True)
 
 
+def settle():
+    """Let a GPU end what it was asked to do: only then is the clock's time that of the work."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def memory(name):
-    """A figure of this process in MB, as Linux keeps it."""
+    """A figure in MB as Linux keeps it of this process, VmRSS now or VmHWM at most; with a GPU, the same of what its tensors take there."""
+    import torch
+
+    if torch.cuda.is_available():
+        return {"VmRSS": torch.cuda.memory_allocated, "VmHWM": torch.cuda.max_memory_allocated}[name]() / 2**20
     return int(Path("/proc/self/status").read_text().split(f"{name}:")[1].split()[0]) / 1024
 
 
@@ -108,7 +125,7 @@ def updates(who, policy, pool, settings, turns):
 def rollouts(who, policy, pool, settings, turns):
     """Turns of sampling, drawing and reading; other prompts each time."""
     import ppo_trl
-    from ppo_pattern import Pattern, alone
+    from ppo_pattern import Pattern, alone, quickest
 
     from promptlab import ppo
     from promptlab.rewards import PictureReward
@@ -120,8 +137,8 @@ def rollouts(who, policy, pool, settings, turns):
         run = ppo.PPO(policy, settings)
         work = lambda plain: run.rollout(pool, reward)  # noqa: E731 - it picks the same prompts itself
     elif who == "reference_pattern":
-        run = Pattern(policy, settings)
-        work = lambda plain: run.rollout(plain, alone(scorer, *look))  # noqa: E731
+        run, threads = Pattern(policy, settings), quickest(lambda: scorer.gallery.generator.generate(pool[:1], look))
+        work = lambda plain: run.rollout(plain, alone(scorer, *look, threads))  # noqa: E731
     else:
         plain, run = batch(pool, settings, 0)[0], SimpleNamespace()
         paid = lambda plain, written: reward(plain, written, look).tolist()  # noqa: E731
@@ -142,8 +159,10 @@ def profile(policy, pool, settings, turns):
 
     def timed(work, part, inside=None):
         def timed_work(*given, **more):
+            settle()
             began = time.perf_counter()
             found = work(*given, **more)
+            settle()
             took = time.perf_counter() - began
             spent.update({part: took} | ({inside: -took} if inside else {}))
             return found
@@ -178,7 +197,8 @@ def train(who, seed, start, pool, settings, pictures, turns):
     turns.wait()
     if who == "reference_pattern":
         run = Pattern(policy, replace(settings, seed=seed))
-        wide = replace(settings, prompts=settings.prompts * settings.samples, samples=1)  # another prompt in every row, as in the paper
+        # Another prompt in every row, as in the paper, and as many pictures in an update as ours: so both take as many gradient steps.
+        wide = replace(settings, prompts=settings.prompts * (settings.samples + 1) // 2, samples=1)
         for number in range(max(1, round(pictures / (2 * wide.prompts)))):
             plain, look = batch(pool, wide, 1_000_003 * seed + number)
             run.update(plain, lambda x, y, look=look: reward(x, y, [look]))
