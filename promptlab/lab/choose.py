@@ -73,12 +73,12 @@ class Choose(_View, Choices):
         """The scores, the agreements and the reader's own consistency as tables."""
         if not self._made():
             return "<p>No choice yet.</p>"
-        number, percent = "<td>{:+.2f}</td><td>{:+.2f} to {:+.2f}</td>", "<td>{:.0%}</td><td>{:.0%} to {:.0%}</td><td>{}</td>"
-        scores = [(html.escape(name), number.format(*values)) for name, values in self.scores().items()]
-        scores = [(name, cells.replace("-inf to +inf", "unknown: all about one prompt")) for name, cells in scores]
-        agrees = [(score_html(name), percent.format(*values)) for name, values in self.agreement().items()]
+        number, percent = ("{:+.2f}", "{1:+.2f} to {2:+.2f}"), ("{:.0%}", "{1:.0%} to {2:.0%}", "{3}")
+        scores = [(html.escape(name), [cell.format(*values) for cell in number]) for name, values in self.scores().items()]
+        scores = [(name, [cell.replace("-inf to +inf", "unknown: all about one prompt") for cell in cells]) for name, cells in scores]
+        agrees = [(score_html(name), [cell.format(*values) for cell in percent]) for name, values in self.agreement().items()]
         own = self.consistency()
-        agrees += [("you, when a pair came back", percent.format(*own))] if own else []
+        agrees += [("you, when a pair came back", [cell.format(*own) for cell in percent])] if own else []
         return (
             _table(("method", "score", "95 % interval"), scores)
             + "<p>Bradley-Terry scores in log-odds: 0 is the average method here; with 1 more it is chosen 73 times in 100.</p>"
@@ -190,7 +190,8 @@ def _count(number, word):
 
 def _table(head, rows):
     """An HTML table: a heading per column, and rows of (name, cells)."""
-    top = "".join(f'<th style="text-align:left;padding-right:12px">{word}</th>' for word in head)
-    start = '<tr><th style="text-align:left;font-weight:normal;padding-right:12px">'
-    body = "".join(f"{start}{name}</th>{cells}</tr>" for name, cells in rows).replace("<td>", '<td style="padding-right:12px">')
-    return f"<table><tr>{top}</tr>{body}</table>"
+    lines = "".join(f'<th style="text-align:left;padding-right:12px">{word}</th>' for word in head)
+    for name, cells in rows:
+        columns = "".join(f'<td style="padding-right:12px">{cell}</td>' for cell in cells)
+        lines += f'</tr><tr><th style="text-align:left;font-weight:normal;padding-right:12px">{name}</th>{columns}'
+    return f"<table><tr>{lines}</tr></table>"

@@ -62,10 +62,10 @@ class RewardLab(_View, Weighing):
         rows = []
         for name, value in self.agreement().items():
             if isinstance(value, float):
-                rows.append((name, f"<td>{value:.2f}</td><td>Spearman's correlation: 1 is the same order, 0 no relation</td>"))
+                rows.append((name, [f"{value:.2f}", "Spearman's correlation: 1 is the same order, 0 no relation"]))
             else:
                 mean, low, high, n = value
-                rows.append((name, f"<td>{mean:.0%}</td><td>of {n} chosen pictures earn more (95 %: {low:.0%} to {high:.0%})</td>"))
+                rows.append((name, [f"{mean:.0%}", f"of {n} chosen pictures earn more (95 %: {low:.0%} to {high:.0%})"]))
         note = "" if self._chosen else f"<p>No choice of your own yet in {html.escape(str(self.path))}: Choose collects them.</p>"
         return _table(("agrees with", "", ""), rows) + note
 

@@ -1,10 +1,11 @@
 """What the lessons beyond the course read: results kept in `data/pocket`, and the test prompts they were measured on."""
 
+import json
 import random
 from contextlib import contextmanager
 
 from promptlab.prompts import load_prompts
-from promptlab.runtime import PromptlabError
+from promptlab.runtime import PromptlabError, write_atomically
 
 
 @contextmanager
@@ -17,6 +18,11 @@ def reading(path, command):
             f"{path} cannot be read ({type(error).__name__}: {error}). `git checkout -- data/pocket` restores it, "
             f"`{command}` measures it again."
         ) from error
+
+
+def write_rows(path, rows):
+    """Write rows as a JSON list, one a line, so that what changed between two runs can be read."""
+    write_atomically(path, "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
 
 
 def of_each_set(count) -> list[dict]:

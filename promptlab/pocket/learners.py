@@ -12,7 +12,7 @@ import numpy as np
 
 from promptlab.evaluation import SCORING, SELECTING, measure
 from promptlab.pocket.build import build_folder, preset_for
-from promptlab.pocket.kept import of_each_set, reading
+from promptlab.pocket.kept import of_each_set, reading, write_rows
 from promptlab.pocket.peers import LEARNERS, SETTINGS
 from promptlab.policy import choices, load_policy
 from promptlab.prompts import load_prompts
@@ -113,7 +113,7 @@ def write(out: Path):
     pool = list(dict.fromkeys(r["x"] for r in load_prompts("ppo")))
     records = of_each_set(PROMPTS)
     rows = compare(scorer, start, language, pool, records, build_folder() / "learners.json")
-    write_atomically(out / "learners.json", "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+    write_rows(out / "learners.json", rows)
 
 
 def load(path=None) -> list[dict]:

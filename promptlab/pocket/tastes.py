@@ -15,7 +15,7 @@ from promptlab import ppo
 from promptlab.evaluation import SCORING, families_of, interval
 from promptlab.pictures.sheets import ContactSheet
 from promptlab.pocket.build import build_folder, preset_for
-from promptlab.pocket.kept import of_each_set, reading
+from promptlab.pocket.kept import of_each_set, reading, write_rows
 from promptlab.pocket.readers import LEAST, READERS, album, likings
 from promptlab.policy import load_policy
 from promptlab.prompts import load_prompts
@@ -77,7 +77,7 @@ def write(out: Path):
     scorer = Scorer(preset_for(out), build_folder() / "cache")
     pool, records = [r["x"] for r in load_prompts("ppo")], of_each_set(PROMPTS)
     rows = compare(scorer, load_policy(out / "sft"), album(scorer), pool, records, build_folder() / "tastes.json")
-    write_atomically(out / "tastes.json", "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+    write_rows(out / "tastes.json", rows)
 
 
 def load(path=None) -> list[dict]:

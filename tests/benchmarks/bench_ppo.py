@@ -29,6 +29,7 @@ import venv
 import zlib
 from pathlib import Path
 
+from promptlab.pocket.kept import write_rows
 from promptlab.runtime import PromptlabError, bar, checkout, exit_code, home, write_atomically
 
 HERE, COMMAND, SEEDS = Path(__file__).resolve().parent, "make bench", (0, 1)
@@ -233,7 +234,7 @@ def main():
     records, parts = records_of(found, rows), found["profile"]
     machine = f"{platform.machine()}, Python {platform.python_version()}"
     places = (folder / RECORDS.name, folder / PROFILE.name) if quick else (RECORDS, PROFILE)
-    write_atomically(places[0], "[\n" + ",\n".join(map(json.dumps, records)) + "\n]\n")
+    write_rows(places[0], records)
     about = {"command": COMMAND, "date": f"{datetime.date.today()}", "machine": machine, "target": SHARE, "parts": parts}
     write_atomically(places[1], json.dumps(about | {"turns": turns_of(found)}, indent=1) + "\n")
     for r in records:

@@ -143,7 +143,9 @@ def unreached(page, scope) -> list[str]:
 def sideways(page, scope) -> list[str]:
     """What inside `scope` is wider than the room it has, so that a reader would have to scroll sideways or finds a word cut off."""
     wide = """scope => [document.documentElement, ...document.querySelectorAll(
-      `${scope}, ${scope} :is([role=list], .widget-gridbox, .lm-TabBar-tabLabel)`)].filter(e => e.scrollWidth > e.clientWidth + 1).map(e => `${e.className || e.tagName}: ${e.scrollWidth} in ${e.clientWidth} pixels`)"""
+      `${scope}, ${scope} :is([role=list], .widget-gridbox, .lm-TabBar-tabLabel)`)]
+      .filter(e => e.scrollWidth > e.clientWidth + 1)
+      .map(e => `${e.className || e.tagName}: ${e.scrollWidth} in ${e.clientWidth} pixels`)"""
     return page.evaluate(wide, scope)
 
 
