@@ -27,6 +27,7 @@ class Code:
     bare: bool  # no text stands above it
     load: bool  # begins its section and says so
     folded: bool  # the reader does not see it: checks of exercises
+    setup: bool  # the cell that opens every notebook, or below a heading "Setup"
     needs: set
     gives: set
 
@@ -42,7 +43,7 @@ class Code:
         return {(alias.asname or alias.name).split(".")[0] for line in found for alias in line.names}
 
     @property
-    def setup(self) -> bool:
+    def only_imports(self) -> bool:
         """Whether it only imports."""
         return all(isinstance(line, (ast.Import, ast.ImportFrom)) for line in ast.parse(python(self.source)).body)
 

@@ -37,26 +37,27 @@ def read(notebook) -> list[Code]:
             first = not cells or cells[-1].section != section
             load = first and (restart or says_load(cell.source))
             folded = cell.metadata.get("jupyter", {}).get("source_hidden", False)
-            cells.append(Code(cell.get("id", len(cells)), cell.source, section, run, bare, load, folded, *names(cell.source)))
+            setup = not cells or bool(re.match(r"setup\b", section[1], re.I))  # the first cell, and all below a heading "Setup"
+            cells.append(Code(cell.get("id", len(cells)), cell.source, section, run, bare, load, folded, setup, *names(cell.source)))
             run, bare = 0, True
     return cells
 
 
 def unmet(cells) -> dict[tuple, list[str]]:
-    """By section: the names its cells miss when a fresh kernel has run the setup cell, and then this section from its start."""
+    """By section: the names its cells miss when a fresh kernel has run the setup cells, and then this section from its start."""
     missing = {}
-    for cell in cells:
+    for cell in (c for c in cells if not c.setup):
         if cell.section not in missing:
-            missing[cell.section], known = [], set(cells[0].gives)  # the first code cell is the setup
+            missing[cell.section], known = [], set().union(*(c.gives for c in cells if c.setup))
         missing[cell.section] += [f"{cell.id} needs {n}" for n in sorted(cell.needs - known)]
         known |= cell.gives
     return missing
 
 
 def chained(cells, load_cells_count=True) -> list[Code]:
-    """Cells that take a name from another cell, what is imported and the setup cell apart, and on request the load cell of their section."""
+    """Cells that take a name from another cell, what is imported and the setup cells apart, and on request the load cell of their section."""
     giver, found = {}, []
-    for cell in cells[1:]:
+    for cell in (c for c in cells if not c.setup):
         givers = {giver[n] for n in cell.needs if giver.get(n)}
         if any(load_cells_count or not (g.load and g.section == cell.section) for g in givers):
             found.append(cell)
@@ -166,7 +167,7 @@ def count(notebook, number="") -> dict[str, tuple[str, str, bool]]:
     cells, rows = read(notebook), {}
     text = "\n\n".join(without_fences(c.source) for c in notebook.cells if c.cell_type == "markdown")
     total, lines = words(text), [len(c.lines) for c in cells]
-    known = [c for c in cells[1:] if not c.setup]  # the rubric's code cells that are no setup
+    known = [c for c in cells if not (c.setup or c.only_imports)]  # the rubric's code cells that are no setup
 
     def row(what, value, aim="", met=True):
         rows[what] = (aim, str(value), bool(met))
@@ -184,7 +185,7 @@ def count(notebook, number="") -> dict[str, tuple[str, str, bool]]:
     share("code cells that need another cell's name (the rubric's count)", chained(cells), known, 0.35)
     share("the same, the load cell of their section apart (our own)", chained(cells, load_cells_count=False), known)
     restart = [not missing for missing in unmet(cells).values()]
-    row("sections that start from the setup cell", f"{sum(restart)} of {len(restart)}", "all", all(restart))
+    row("sections that start from the setup cells", f"{sum(restart)} of {len(restart)}", "all", all(restart))
     first, before = first_result(cells, number)
     row("code cells / words up to the first result", f"{first} / {before}", "3 / 120", first <= 3 and before <= 120)
     often("predict, then see / per 1,000 words", len(re.findall(PREDICT, text, re.M)), 4, 2.5)

@@ -141,6 +141,7 @@ def test_chained_cells_are_those_that_lean_on_a_cell_other_than_setup():
     assert counted(cell3="# Load cell\nfrom data import numbers")[rubric] == "0%"  # what is imported may stand anywhere
     only = counted(cell3="from data import numbers", cell5="total = sum(numbers)", cell7="print(total)")
     assert only[rubric] == "25%"  # a cell that only imports is setup itself
+    assert counted(cell2="## Setup", cell3="numbers = [config]", cell4="## 1. Adding")[rubric] == "0%"  # the rubric: all below "Setup"
     assert counted(cell3="import numbers\nnumbers = [1]\nnumbers += [2]")[rubric] == "0%"  # the rare price of reading names, not values
 
 
