@@ -5,14 +5,13 @@ on with the best few. Here are two that transformers 5 does not bring: diverse b
 which Promptist explored, and stochastic beams (Kool, van Hoof and Welling 2019), which sample without replacement.
 """
 
-import inspect
 import math
 from typing import Any, NamedTuple
 
+from promptlab.rewrites import cache_name, takes
 from promptlab.runtime import PromptlabError, bar
 
 DECODERS = ("sample", "greedy", "beam", "diverse_beam", "best_of_n")
-CACHES = ("cache", "past_key_values", "cache_params")  # what models call it, in newer and older versions of transformers
 
 
 def check(decode, n, score=None, num_beams=8, num_beam_groups=4):
@@ -60,13 +59,11 @@ class Reader:
 
     def __init__(self, model, real):
         self.model, self.real, self.cache = model, real, None  # real: bool (rows, length), what is no padding among all that is read
-        plain = model.get_base_model() if hasattr(model, "get_base_model") else model  # one with adapters
-        if getattr(plain, "_is_stateful", False):  # Mamba and its like
+        self.known, self.name = takes(model), cache_name(model)
+        if not self.name:
             raise PromptlabError(
-                f"{type(plain).__name__} keeps a running state in place of a cache, which these beams need. Take 'beam' or 'sample'."
+                f"{type(model).__name__} keeps a running state in place of a cache, which these beams need. Take 'beam' or 'sample'."
             )
-        self.known = inspect.signature(plain.forward).parameters
-        self.name = next(name for name in CACHES if name in self.known)
 
     def read(self, ids):
         """Read the last tokens of every row, ids (rows, length); the log-probability of each next token, float32 (rows, tokens)."""

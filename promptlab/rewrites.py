@@ -46,16 +46,20 @@ def choices(model, rewrites: Rewrites, states=False):
     """What the model thought at every choice: log-probabilities of all tokens, float32 (n, length - start, tokens); zero behind the end.
 
     With `states`, also its last hidden states there, float32 (n, length - start, width); else None. Every row is read from its first
-    real token on, so that padding on the left changes nothing; a token that nothing precedes is no choice, and has zeros.
+    real token on, or behind its prompt where several share one, so that padding on the left changes nothing; a token that nothing
+    precedes is no choice, and has zeros.
     """
     import torch
 
     n, width = rewrites.mask.shape
-    first, lengths, alike = rewrites.real.int().argmax(1), rewrites.real.sum(1), []
+    past, alike = shared_prompts(model, rewrites), []
+    first = torch.full_like(rewrites.ids[:, 0], rewrites.start - 1) if past else rewrites.real.int().argmax(1)
+    lengths = rewrites.real.sum(1) if past is None else rewrites.mask.sum(1)  # the last token of a rewrite chooses nothing any more
     for rows in lengths.argsort(stable=True).split(READ_AT_ONCE if rewrites.ids.device.type == "cpu" and not on() else n):
-        places = torch.arange(int(lengths[rows].max()), device=lengths.device)
+        places = torch.arange(max(1, int(lengths[rows].max())), device=lengths.device)
         ids = rewrites.ids[rows].gather(1, (first[rows, None] + places).clamp(max=rewrites.ids.shape[1] - 1))
-        out = model(**inputs(replace(rewrites, ids=ids, real=places < lengths[rows, None]), model), output_hidden_states=states)
+        given = inputs(replace(rewrites, ids=ids, real=places < lengths[rows, None]), model, past and past.rows(rows))
+        out = model(**given, output_hidden_states=states)
         row, token = rewrites.mask[rows].nonzero(as_tuple=True)
         before = rewrites.start + token - first[rows[row]] - 1  # the place at which the token is chosen
         row, token, before = (x[before >= 0] for x in (row, token, before))
@@ -76,13 +80,68 @@ def entropy(logs):
     return -(logs.exp() * logs).sum(-1)
 
 
-def inputs(rewrites: Rewrites, model) -> dict:
+@dataclass
+class Past:
+    """What a model remembers of the prompts of some rows: they need not be read again."""
+
+    layers: list  # of each, keys and values (prompts, heads, length, width)
+    real: Any  # bool (prompts, length): no padding
+    which: Any  # int64 (n,): the prompt of each row
+
+    def rows(self, index):
+        """Of some rows, as `Past`."""
+        return Past(self.layers, self.real, self.which[index])
+
+    def cache(self):
+        """The same as transformers wants it: a copy for each row, to which more can be added."""
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        for i, (keys, values) in enumerate(self.layers):
+            cache.update(keys[self.which], values[self.which], i)
+        return cache
+
+
+def shared_prompts(model, rewrites) -> Past | None:
+    """All but the last token of each prompt, read once for all its rewrites: a quarter of the time of learning from twelve of each.
+
+    None where it would save nothing, or the model cannot: some (Mamba) remember in another way, some trade memory for time.
+    """
+    import torch
+    from transformers import DynamicCache
+
+    end, trades = rewrites.start - 1, any(getattr(part, "gradient_checkpointing", False) for part in model.modules())
+    if on() or trades or not cache_name(model) or end < 1 or not rewrites.real[:, end - 1].all():
+        return None
+    prompts, which = torch.unique(torch.cat([rewrites.ids[:, :end], rewrites.real[:, :end].long()], 1), dim=0, return_inverse=True)
+    if len(prompts) == len(which):
+        return None
+    ids, real = prompts[:, :end], prompts[:, end:].bool()
+    cache = DynamicCache()
+    model(**inputs(replace(rewrites, ids=ids, real=real), model) | {cache_name(model): cache, "use_cache": True})
+    return Past([(layer.keys, layer.values) for layer in cache.layers], real, which)
+
+
+def inputs(rewrites: Rewrites, model, past: Past | None = None) -> dict:
     """What a causal model of transformers is called with to read these rewrites; some (BLOOM, MPT, Mamba) take no position ids."""
-    known = {"input_ids": rewrites.ids, "attention_mask": rewrites.real.long(), "use_cache": False}
+    import torch
+
+    real = rewrites.real if past is None else torch.cat([past.real[past.which], rewrites.real], 1)
+    known = {"input_ids": rewrites.ids, "attention_mask": real.long(), "use_cache": False}
+    if "position_ids" in takes(model):
+        known["position_ids"] = (real.long().cumsum(1) - 1).clamp(min=0)[:, -rewrites.ids.shape[1] :]
+    return known if past is None else known | {cache_name(model): past.cache(), "use_cache": True}
+
+
+def takes(model):
+    """What a causal model of transformers may be called with: the names of its inputs."""
+    return inspect.signature((model.get_base_model() if has_adapters(model) else model).forward).parameters
+
+
+def cache_name(model) -> str:
+    """What a model calls its key-value cache: "cache", in older transformers "past_key_values"; "" where it has none (Mamba keeps a state)."""
     plain = model.get_base_model() if has_adapters(model) else model
-    if "position_ids" in inspect.signature(plain.forward).parameters:
-        known["position_ids"] = (rewrites.real.long().cumsum(1) - 1).clamp(min=0)
-    return known
+    return "" if getattr(plain, "_is_stateful", True) else next((name for name in ("cache", "past_key_values") if name in takes(model)), "")
 
 
 def has_adapters(model) -> bool:

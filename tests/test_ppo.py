@@ -270,7 +270,7 @@ def test_a_quiet_run_shows_no_bar(tmp_path, capfd):
 
 def learned(reward, updates=40, **changes):
     policy = tiny_policy()
-    run = PPO(policy, dataclasses.replace(FAST, prompts=5, samples=8, minibatch=20, epochs=2, lr=3e-3, kl=0.0, **changes))
+    run = PPO(policy, dataclasses.replace(FAST, **{"prompts": 5, "samples": 8, "minibatch": 20, "epochs": 2, "lr": 3e-3, "kl": 0.0} | changes))
     return policy, [run.update(POOL, reward) for _ in range(updates)]
 
 
@@ -301,7 +301,7 @@ def test_probe_the_answer_depends_on_the_prompt():
     def reward(plain, written, seeds):
         return torch.tensor([float(("blue" if "frog" in p else "red") == w.split()[0]) for p, w in zip(plain, written, strict=True)])
 
-    policy, history = learned(reward, updates=100)
+    policy, history = learned(reward, updates=100, lr=1.5e-3)  # twice that, and one start in two is stuck with one answer for all
     assert sum(m["reward"] for m in history[-10:]) > 9
     frog, castle = policy.rewrite(["a frog", "castle"])
     assert frog.split()[0] == "blue" and castle.split()[0] == "red"
