@@ -89,6 +89,30 @@ class Reader:
         return self.read(tokens[:, None])
 
 
+def continued(model, ids, real, end, new_tokens, choose):
+    """New tokens behind every prompt, (n, length), one at a time: `choose(logs, rows)` picks the next of some rows from their scores.
+
+    What transformers' `generate` does, in half the time for twelve of each prompt: a prompt that stands in several rows is read once, and a row that has
+    ended is read no further. Args: `ids`, `real` (n, length) as `Policy.encode` returns them. A row that ended is filled up with `end`.
+    """
+    import torch
+
+    prompts, which = torch.unique(torch.cat([ids, real.long()], 1), dim=0, return_inverse=True)
+    reader = Reader(model, prompts[:, ids.shape[1] :].bool())
+    logs, rows = reader.read(prompts[:, : ids.shape[1]])[which], torch.arange(len(ids), device=ids.device)
+    reader.keep(which)
+    found = torch.full((len(ids), new_tokens), end, device=ids.device)
+    for step in range(new_tokens):
+        found[rows, step] = tokens = choose(logs, rows)
+        going = tokens != end
+        if not going.any() or step == new_tokens - 1:
+            break
+        if not going.all():
+            reader.keep(going.nonzero().flatten())
+        rows, logs = rows[going], reader.add(tokens[going])
+    return found[:, : step + 1]
+
+
 def taken(x, index):
     """Per prompt, some of its beams: x (n, beams, ...) and index (n, some) give (n, some, ...)."""
     return x.gather(1, index.view(*index.shape, *[1] * (x.dim() - 2)).expand(*index.shape, *x.shape[2:]))

@@ -11,13 +11,13 @@ from functools import cached_property
 from pathlib import Path
 
 from promptlab.config import Preset, preset
-from promptlab.decoding import check, diverse_beam, ranked, scored
+from promptlab.decoding import check, continued, diverse_beam, ranked, scored
 from promptlab.models.language import load_language
 from promptlab.models.sources import local, package_file
 from promptlab.models.weights import whole_folder
 from promptlab.processes import every, first, join
 from promptlab.prompts import clean_prompt
-from promptlab.rewrites import Rewrites, has_adapters, log_probs, merged
+from promptlab.rewrites import Rewrites, cache_name, has_adapters, log_probs, merged
 from promptlab.rewrites import choices as choices  # as are these, so that who works with a policy finds here what reads its rewrites
 from promptlab.rewrites import chosen as chosen
 from promptlab.rewrites import entropy as entropy
@@ -39,6 +39,17 @@ class Policy:
         self.end = tokenizer.eos_token_id
         if self.end is None:
             raise PromptlabError(f"The tokenizer {tokenizer.name_or_path!r} has no end token, so a rewrite could never end.")
+        self.model.generation_config = self.settings()  # saved with the model: elsewhere, too, it has to know when to stop
+
+    def settings(self, **chosen):
+        """Settings of transformers' `generate`: how a text ends, and those given, and nothing else.
+
+        A folder's generation_config.json may hold a top-k, a penalty, forced tokens and thirty things more, and transformers
+        takes from there whatever a call leaves open.
+        """
+        from transformers import GenerationConfig
+
+        return GenerationConfig(eos_token_id=self.end, pad_token_id=self.end, **chosen)
 
     @cached_property
     def room(self):
@@ -93,9 +104,12 @@ class Policy:
 
         ids, real = (all_rows[rows] for all_rows in self.encode(prompts, self.room - new_tokens))
         # Not torch's own random state: all threads share that one, so a cell that draws would change a run in the background.
-        drawing = [] if greedy else [draw(torch.Generator(ids.device).manual_seed(seed), len(prompts), rows)]
+        choose = likeliest if greedy else draw(torch.Generator(ids.device).manual_seed(seed), len(prompts), rows)
         with reading():
-            found = self.generate(ids, real, drawing, max_new_tokens=new_tokens)[:, ids.shape[1] :]
+            if cache_name(self.model) and not sharded():
+                found = continued(self.model, ids, real, self.end, new_tokens, choose)
+            else:
+                found = self.generate(ids, real, [only(choose)], max_new_tokens=new_tokens)[:, ids.shape[1] :]
         return self.as_rewrites(ids, real, found.clone(), list(prompts)[rows])  # out of inference mode, so that training may use them
 
     def as_rewrites(self, ids, real, found, prompts) -> Rewrites:
@@ -109,20 +123,16 @@ class Policy:
         return Rewrites(torch.cat([ids, found], 1), torch.cat([real, chosen], 1), ids.shape[1], texts, ends[:, -1] > 0)
 
     def generate(self, ids, real, drawing=(), **settings):
-        """Ask the model to go on, with these settings alone: ids (n, length) and a bool mask in, longer ids out.
+        """Ask transformers to go on, with these settings alone: ids (n, length) and a bool mask in, longer ids out.
 
         It takes the likeliest token each time, after what the functions in `drawing` have made of the scores.
-
-        A folder's generation_config.json may hold a top-k, a penalty, forced tokens and thirty things more, and transformers
-        takes from there whatever a call leaves open: so the model gets one that says how a text ends, and nothing else.
         """
-        from transformers import GenerationConfig, LogitsProcessorList
+        from transformers import LogitsProcessorList
 
-        ends = {"eos_token_id": self.end, "pad_token_id": self.end}
         logging.getLogger("transformers.modeling_utils").addFilter(not_about_padding)
-        self.model.generation_config = GenerationConfig(**ends)  # saved with the model: elsewhere, too, it has to know when to stop
-        plain = GenerationConfig(**ends, **settings)
-        return self.model.generate(ids, attention_mask=real.long(), generation_config=plain, logits_processor=LogitsProcessorList(drawing), synced_gpus=sharded())  # fmt: skip
+        self.model.generation_config = self.settings()  # whatever somebody has set there by hand
+        more = {"logits_processor": LogitsProcessorList(drawing), "synced_gpus": sharded()}
+        return self.model.generate(ids, attention_mask=real.long(), generation_config=self.settings(**settings), **more)
 
     def encode_rewrites(self, prompts, rewrites) -> Rewrites:
         """Given rewrites as tokens behind their prompts, end token included: what somebody else wrote, ready to be scored."""
@@ -205,19 +215,31 @@ def not_about_padding(record) -> bool:
     return not record.getMessage().startswith("We strongly recommend passing in an `attention_mask`")
 
 
-def draw(generator, whole, rows=slice(None)):
-    """A step of decoding that draws each next token from the model's own distribution, and leaves it as the only choice.
+def likeliest(scores, rows):
+    """The likeliest next token of every row."""
+    return scores.argmax(-1)
+
+
+def draw(generator, whole, mine=slice(None)):
+    """A function that draws the next token of some rows from the model's own distribution, given their scores.
 
     The token with the largest p / e, where e is exponential noise, is drawn with probability p: so `torch.multinomial` draws, too. Noise is
-    made for all of a batch of `whole`, and `rows` are what this process has of it: the same is drawn whoever else shares the work.
+    made for all of a batch of `whole`, and `mine` are what this process has of it: the same is drawn whoever else shares the work.
     """
     import torch
 
-    def only_the_drawn(ids, scores):
-        noise = torch.empty(whole, scores.shape[1], dtype=scores.dtype, device=scores.device).exponential_(generator=generator)[rows]
-        return torch.full_like(scores, -torch.inf).scatter(1, (scores.softmax(-1) / noise).argmax(-1, keepdim=True), 0.0)
+    def drawn(scores, rows):
+        noise = torch.empty(whole, scores.shape[1], dtype=scores.dtype, device=scores.device).exponential_(generator=generator)
+        return (scores.softmax(-1) / noise[mine][rows]).argmax(-1)
 
-    return only_the_drawn
+    return drawn
+
+
+def only(choose):
+    """The same choice as a step of transformers' `generate`, which takes the likeliest: all other scores become minus infinity."""
+    import torch
+
+    return lambda ids, scores: torch.full_like(scores, -torch.inf).scatter(1, choose(scores, slice(None))[:, None], 0.0)
 
 
 def rewrite_or_prompt(words, prompt) -> str:

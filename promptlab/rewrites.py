@@ -103,7 +103,7 @@ class Past:
 
 
 def shared_prompts(model, rewrites) -> Past | None:
-    """All but the last token of each prompt, read once for all its rewrites: a quarter of the time of learning from twelve of each.
+    """All but the last token of each prompt, read once for all its rewrites: learning from twelve of each takes two thirds of the time.
 
     None where it would save nothing, or the model cannot: some (Mamba) remember in another way, some trade memory for time.
     """
@@ -139,9 +139,15 @@ def takes(model):
 
 
 def cache_name(model) -> str:
-    """What a model calls its key-value cache: "cache", in older transformers "past_key_values"; "" where it has none (Mamba keeps a state)."""
+    """What a model calls its key-value cache: "cache", in older transformers "past_key_values"; "" where it keeps something else.
+
+    Mamba keeps a state, and some models do in part of their layers.
+    """
     plain = model.get_base_model() if has_adapters(model) else model
-    return "" if getattr(plain, "_is_stateful", True) else next((name for name in ("cache", "past_key_values") if name in takes(model)), "")
+    layers = set(getattr(plain.config.get_text_config(), "layer_types", None) or ())
+    if getattr(plain, "_is_stateful", True) or not layers <= {"full_attention", "sliding_attention", "chunked_attention"}:
+        return ""
+    return next((name for name in ("cache", "past_key_values") if name in takes(model)), "")
 
 
 def has_adapters(model) -> bool:

@@ -10,7 +10,7 @@ import torch
 from tiny_policy import WORDS, tiny_policy
 
 from promptlab import config
-from promptlab.policy import MARK, Policy, Rewrites, load_policy, log_probs, own_policy, run_folder, stage_policy
+from promptlab.policy import MARK, Policy, Rewrites, draw, load_policy, log_probs, only, own_policy, run_folder, stage_policy
 from promptlab.runtime import PromptlabError
 
 
@@ -137,16 +137,19 @@ def test_whatever_a_folder_says_about_generation_the_models_own_distribution_is_
     assert torch.equal(drawn.ids, plain.ids) and found.rewrite(["a frog"]) == policy.rewrite(["a frog"])
 
 
-def test_that_distance_notices_what_such_a_setting_does(policy, exact):
+def test_that_distance_notices_what_such_a_setting_does(policy, exact, monkeypatch):
     """And a setting that comes later than loading, by hand, is left out as well."""
     from transformers import GenerationConfig
 
     ids, real = policy.encode(["a frog"], 30)
-    policy.model.generation_config = GenerationConfig(min_p=0.3)
+    monkeypatch.setattr(policy.model, "generation_config", GenerationConfig(min_p=0.3))
     poisoned = policy.model.generate(ids.repeat(4000, 1), attention_mask=real.long().repeat(4000, 1), do_sample=True, top_k=0, max_new_tokens=2, eos_token_id=policy.end, pad_token_id=policy.end)  # fmt: skip
     assert apart(poisoned[:, ids.shape[1] :], exact) > 0.2
     r = policy.sample(["a frog"] * 8000, seed=2, new_tokens=2)
     assert apart(r.ids[:, r.start :], exact) < 0.05
+    noise = draw(torch.Generator().manual_seed(2), 8000)
+    theirs = policy.generate(ids.repeat(8000, 1), real.repeat(8000, 1), [only(noise)], max_new_tokens=2)
+    assert apart(theirs[:, ids.shape[1] :], exact) < 0.05
 
 
 @pytest.mark.parametrize("nothing", ["", "\x01", "\u200b\u2060", " \n\t", "\ud800"])
@@ -289,9 +292,8 @@ def test_a_policy_that_cannot_be_saved_there_says_so(policy, tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_policy_that_has_written_is_saved_with_its_end_token(policy, tmp_path):
+def test_a_policy_is_saved_with_its_end_token(policy, tmp_path):
     """Plain transformers reads there when to stop."""
-    policy.sample(["a frog"])
     policy.save(tmp_path)
     kept = json.loads((tmp_path / "generation_config.json").read_text())
     assert kept["eos_token_id"] == kept["pad_token_id"] == policy.end

@@ -5,6 +5,8 @@ import torch
 import transformers
 
 from promptlab import rewrites
+from promptlab.decoding import continued
+from promptlab.policy import Policy, draw, likeliest, only
 from promptlab.rewrites import Rewrites, choices, shared_prompts, with_adapters
 
 LLAMA = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -75,6 +77,28 @@ def test_rewrites_of_one_prompt_are_read_as_each_alone(kind, monkeypatch):
     for a, b in zip(ours, alone, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(gradient(model, *ours, found), gradient(model, *alone, found), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_are_written_as_transformers_writes_them(kind, greedy):
+    """With the same noise, the same tokens: although prompts are read once, and rows that have ended no further."""
+    found, model = some_rewrites()[0], model_of(kind)
+    ids, real, policy = found.ids[:, : found.start], found.real[:, : found.start], Policy.__new__(Policy)
+    policy.model, policy.end = model, 0
+
+    def new():
+        """Tokens as they are drawn, but that a tenth of them is the end."""
+        choose = likeliest if greedy else draw(torch.Generator().manual_seed(3), len(ids))
+        chance = torch.Generator().manual_seed(4)
+        return lambda scores, rows: choose(scores, rows).where(torch.rand(len(ids), generator=chance)[rows] > 0.1, 0)
+
+    expected = policy.generate(ids, real, [only(new())], max_new_tokens=5)[:, found.start :]
+    ended = (expected == 0).any(1)
+    assert ended.any() and not ended.all(), "some rows should end, and some be cut off"
+    if kind != "Mamba":
+        with torch.inference_mode():
+            assert torch.equal(continued(model, ids, real, 0, 5, new()), expected)
 
 
 @pytest.mark.parametrize("change", ["prompts differ", "one token", "memory for time"])
