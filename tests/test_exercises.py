@@ -299,9 +299,9 @@ def neon_signs():
 
 def probe():
     """What the probe of 03_ppo needs, with a policy so small that it learns in a second what the course's learns in ten."""
-    trial = ppo.Settings(prompts=5, samples=16, new_tokens=6, minibatch=40, epochs=2, lr=3e-3, kl=0.0, kl_target=None)
+    small = {"prompts": 5, "samples": 16, "new_tokens": 6, "minibatch": 40, "epochs": 2, "lr": 3e-3, "kl": 0.0}
     pool = ["a frog", "a red castle", "blue frog", "castle", "red frog"]
-    names = {"policy": tiny_policy(), "pool": pool, "phrases": ["vivid"], "trial": trial, "updates": 60}
+    names = {"start": tiny_policy(), "pool": pool, "phrases": ["vivid"], "small": small, "updates": 60}
     return {"ppo": ppo, "copy": copy, "runtime": runtime, **names}
 
 
