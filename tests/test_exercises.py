@@ -318,6 +318,15 @@ def test_folded_answers_pass(name, function):
     assert set(lines.values()) == {"not yet"}
 
 
+def test_a_diagnosis_that_looks_at_both_sides_of_zero_passes():
+    body = """    sides = lambda interval: not interval[1] <= 0 <= interval[2]
+    seeds = plots.interval(gain[:, chose].mean(1) - gain[:, ~chose].mean(1))
+    each = gain.mean(1)
+    prompts = evaluation.interval(each[seen], minus=each[~seen])
+    return "seeds" if sides(seeds) else "prompts" if sides(prompts) else "fine\""""
+    assert said("04_evaluation", "my_diagnosis", body)["my_diagnosis"].startswith("Right.")
+
+
 @pytest.mark.parametrize("name, function, body, hint", [(n, f, b, h) for (n, f), wrong in MISTAKES.items() for b, h in wrong.items()])
 def test_mistakes_get_their_own_hint(name, function, body, hint):
     said_here = said(name, function, f"    import math\n    {body}")[function]
