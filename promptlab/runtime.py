@@ -98,7 +98,8 @@ def hardware() -> Hardware:
         # A CPU that multiplies bfloat16 natively draws twice as fast in it; elsewhere it is emulated, and slower.
         fast = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
         dtype = torch.bfloat16 if fast else torch.float32
-        reason = f"CPU with {torch.get_num_threads()} threads in {str(dtype)[6:]}, as PyTorch {torch.__version__} sees no GPU"
+        threads = torch.get_num_threads()
+        reason = f"CPU with {threads} thread{'s' * (threads > 1)} in {str(dtype)[6:]}, as PyTorch {torch.__version__} sees no GPU"
         return Hardware(where, dtype, reason)
     if where.type != "cuda":  # what an operation lacks there runs on the CPU (promptlab/__init__.py), and float32 is what all of them know
         name = {"mps": "an Apple GPU (mps)", "xpu": "an Intel GPU (xpu)"}[where.type]
