@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "promptlab"
 # From the ground up; a file or room may import those on a lower floor and its own room. What shares a floor does not know each other.
 FLOORS = (
     ("runtime",), ("config",), ("prompts",), ("models",), ("referee",), ("pictures",), ("processes",), ("sharding",),
-    ("decoding", "objective", "restart", "rewrites"), ("policy", "rewards"), ("sft", "ppo", "evaluation", "diagnosis", "preferences"),
+    ("objective", "restart", "rewrites"), ("decoding",), ("policy", "rewards"), ("sft", "ppo", "evaluation", "diagnosis", "preferences"),
     ("evolution",), ("pocket",), ("lab", "course"), ("__main__",),
 )  # fmt: skip
 NAME_POCKET = ("promptlab.referee", "promptlab.pictures.load")  # besides the world itself; and notebooks
