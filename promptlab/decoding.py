@@ -8,7 +8,7 @@ which Promptist explored, and stochastic beams (Kool, van Hoof and Welling 2019)
 import math
 from typing import Any, NamedTuple
 
-from promptlab.rewrites import cache_name, takes
+from promptlab.rewrites import base, cache_name, distinct, takes
 from promptlab.runtime import PromptlabError, bar
 
 DECODERS = ("sample", "greedy", "beam", "diverse_beam", "best_of_n")
@@ -62,7 +62,7 @@ class Reader:
         self.known, self.name = takes(model), cache_name(model)
         if not self.name:
             raise PromptlabError(
-                f"{type(model).__name__} keeps a running state in place of a cache, which these beams need. Take 'beam' or 'sample'."
+                f"{type(base(model)).__name__} keeps a running state in place of a cache, which these beams need. Take 'beam' or 'sample'."
             )
 
     def read(self, ids):
@@ -97,9 +97,9 @@ def continued(model, ids, real, end, new_tokens, choose):
     """
     import torch
 
-    prompts, which = torch.unique(torch.cat([ids, real.long()], 1), dim=0, return_inverse=True)
-    reader = Reader(model, prompts[:, ids.shape[1] :].bool())
-    logs, rows = reader.read(prompts[:, : ids.shape[1]])[which], torch.arange(len(ids), device=ids.device)
+    prompts, whole, which = distinct(ids, real)
+    reader = Reader(model, whole)
+    logs, rows = reader.read(prompts)[which], torch.arange(len(ids), device=ids.device)
     reader.keep(which)
     found = torch.full((len(ids), new_tokens), end, device=ids.device)
     for step in range(new_tokens):

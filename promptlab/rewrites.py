@@ -53,8 +53,10 @@ def choices(model, rewrites: Rewrites, states=False):
 
     n, width = rewrites.mask.shape
     past, alike = shared_prompts(model, rewrites), []
-    first = torch.full_like(rewrites.ids[:, 0], rewrites.start - 1) if past else rewrites.real.int().argmax(1)
-    lengths = rewrites.real.sum(1) if past is None else rewrites.mask.sum(1)  # the last token of a rewrite chooses nothing any more
+    if past is None:
+        first, lengths = rewrites.real.int().argmax(1), rewrites.real.sum(1)
+    else:  # from the last token of the prompt on; the last one of a rewrite chooses nothing any more
+        first, lengths = torch.full_like(rewrites.ids[:, 0], rewrites.start - 1), rewrites.mask.sum(1)
     for rows in lengths.argsort(stable=True).split(READ_AT_ONCE if rewrites.ids.device.type == "cpu" and not on() else n):
         places = torch.arange(max(1, int(lengths[rows].max())), device=lengths.device)
         ids = rewrites.ids[rows].gather(1, (first[rows, None] + places).clamp(max=rewrites.ids.shape[1] - 1))
@@ -107,19 +109,27 @@ def shared_prompts(model, rewrites) -> Past | None:
 
     None where it would save nothing, or the model cannot: some (Mamba) remember in another way, some trade memory for time.
     """
-    import torch
     from transformers import DynamicCache
 
     end, trades = rewrites.start - 1, any(getattr(part, "gradient_checkpointing", False) for part in model.modules())
-    if on() or trades or not cache_name(model) or end < 1 or not rewrites.real[:, end - 1].all():
+    layers = set(getattr(base(model).config.get_text_config(), "layer_types", None) or ())
+    able = cache_name(model) and layers <= {"full_attention", "sliding_attention", "chunked_attention"}  # all have keys and values
+    if on() or trades or not able or end < 1 or not rewrites.real[:, end - 1].all():
         return None
-    prompts, which = torch.unique(torch.cat([rewrites.ids[:, :end], rewrites.real[:, :end].long()], 1), dim=0, return_inverse=True)
-    if len(prompts) == len(which):
+    ids, real, which = distinct(rewrites.ids[:, :end], rewrites.real[:, :end])
+    if len(ids) == len(which):
         return None
-    ids, real = prompts[:, :end], prompts[:, end:].bool()
     cache = DynamicCache()
     model(**inputs(replace(rewrites, ids=ids, real=real), model) | {cache_name(model): cache, "use_cache": True})
     return Past([(layer.keys, layer.values) for layer in cache.layers], real, which)
+
+
+def distinct(ids, real):
+    """Each prompt once, of ids (n, length) and a bool mask: the same two with a row for each, and int64 (n,), which of them stands in a row."""
+    import torch
+
+    prompts, which = torch.unique(torch.cat([ids, real.long()], 1), dim=0, return_inverse=True)
+    return prompts[:, : ids.shape[1]], prompts[:, ids.shape[1] :].bool(), which
 
 
 def inputs(rewrites: Rewrites, model, past: Past | None = None) -> dict:
@@ -133,21 +143,20 @@ def inputs(rewrites: Rewrites, model, past: Past | None = None) -> dict:
     return known if past is None else known | {cache_name(model): past.cache(), "use_cache": True}
 
 
+def base(model):
+    """The model itself, without what trains its adapters."""
+    return model.get_base_model() if has_adapters(model) else model
+
+
 def takes(model):
     """What a causal model of transformers may be called with: the names of its inputs."""
-    return inspect.signature((model.get_base_model() if has_adapters(model) else model).forward).parameters
+    return inspect.signature(base(model).forward).parameters
 
 
 def cache_name(model) -> str:
-    """What a model calls its key-value cache: "cache", in older transformers "past_key_values"; "" where it keeps something else.
-
-    Mamba keeps a state, and some models do in part of their layers.
-    """
-    plain = model.get_base_model() if has_adapters(model) else model
-    layers = set(getattr(plain.config.get_text_config(), "layer_types", None) or ())
-    if getattr(plain, "_is_stateful", True) or not layers <= {"full_attention", "sliding_attention", "chunked_attention"}:
-        return ""
-    return next((name for name in ("cache", "past_key_values") if name in takes(model)), "")
+    """What a model calls its key-value cache: "cache", in older transformers "past_key_values"; "" where it keeps a state instead (Mamba)."""
+    stateful = getattr(base(model), "_is_stateful", True)
+    return "" if stateful else next((name for name in ("cache", "past_key_values") if name in takes(model)), "")
 
 
 def has_adapters(model) -> bool:

@@ -72,14 +72,16 @@ def test_the_penalty_is_what_keeps_groups_apart(policy):
     assert min(different[1]) >= 4
 
 
-@pytest.mark.parametrize("kind", ["Bloom", "Llama", "Mamba"])
+@pytest.mark.parametrize("kind", ["Bloom", "Lfm2", "Llama", "Mamba"])
 def test_other_architectures(policy, kind):
     import transformers
 
+    llama = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 128}
     sizes = {
         "Bloom": {"hidden_size": 16, "n_layer": 2, "n_head": 2},
         "Mamba": {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4},
-        "Llama": {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 128},
+        "Llama": llama,
+        "Lfm2": llama | {"num_key_value_heads": 2, "layer_types": ["conv", "full_attention"]},
     }[kind]  # fmt: skip
     torch.manual_seed(0)
     config = getattr(transformers, f"{kind}Config")(

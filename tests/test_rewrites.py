@@ -17,6 +17,7 @@ KINDS = {
     "OPT": {"hidden_size": 16, "ffn_dim": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "word_embed_proj_dim": 16},  # counts places by the mask
     "Bloom": {"hidden_size": 16, "n_layer": 2, "n_head": 2},  # knows distances, no places
     "Mpt": {"d_model": 16, "n_layers": 2, "n_heads": 2, "max_seq_len": 64},
+    "Lfm2": LLAMA | {"layer_types": ["conv", "full_attention"]},  # keys and values in one layer of two
     "Mamba": {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4},  # no keys and values to remember
 }  # fmt: skip
 
@@ -46,7 +47,7 @@ def some_rewrites(prompts=(3, 7, 5), each=4, longest=8):
     for i, (prompt, new) in enumerate(rows):
         ids[i, start - len(prompt) : start + len(new)] = torch.cat([prompt, new])
         real[i, start - len(prompt) : start + len(new)] = True
-    return Rewrites(ids, real, start, [""] * len(rows), torch.ones(len(rows), dtype=torch.bool)), rows
+    return Rewrites(ids, real, start, [""] * len(rows), torch.ones(len(rows), dtype=torch.bool))
 
 
 def thought(model, found):
@@ -70,8 +71,8 @@ def gradient(model, logs, states, found):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_rewrites_of_one_prompt_are_read_as_each_alone(kind, monkeypatch):
-    model, (found, _) = model_of(kind), some_rewrites()
-    assert (shared_prompts(model, found) is None) == (kind == "Mamba")
+    model, found = model_of(kind), some_rewrites()
+    assert (shared_prompts(model, found) is None) == (kind in ("Lfm2", "Mamba"))
     monkeypatch.setattr(rewrites, "READ_AT_ONCE", 5)  # several batches, each with rows of several prompts
     ours, alone = choices(model, found, states=True), thought(model, found)
     for a, b in zip(ours, alone, strict=True):
@@ -83,7 +84,7 @@ def test_rewrites_of_one_prompt_are_read_as_each_alone(kind, monkeypatch):
 @pytest.mark.parametrize("kind", KINDS)
 def test_tokens_are_written_as_transformers_writes_them(kind, greedy):
     """With the same noise, the same tokens: although prompts are read once, and rows that have ended no further."""
-    found, model = some_rewrites()[0], model_of(kind)
+    found, model = some_rewrites(), model_of(kind)
     ids, real, policy = found.ids[:, : found.start], found.real[:, : found.start], Policy.__new__(Policy)
     policy.model, policy.end = model, 0
 
@@ -105,7 +106,7 @@ def test_tokens_are_written_as_transformers_writes_them(kind, greedy):
 def test_where_nothing_is_saved_or_can_be_each_row_is_read_alone(change):
     model, found = (
         model_of("GPT2"),
-        some_rewrites(each=1 if change == "prompts differ" else 4, prompts=(1, 1) if change == "one token" else (3, 7, 5))[0],
+        some_rewrites(each=1 if change == "prompts differ" else 4, prompts=(1, 1) if change == "one token" else (3, 7, 5)),
     )
     if change == "memory for time":
         model.train().gradient_checkpointing_enable()
@@ -115,7 +116,7 @@ def test_where_nothing_is_saved_or_can_be_each_row_is_read_alone(change):
 
 
 def test_adapters_learn_through_what_is_remembered():
-    model, found = with_adapters(model_of("Llama"), 2), some_rewrites()[0]
+    model, found = with_adapters(model_of("Llama"), 2), some_rewrites()
     assert shared_prompts(model, found) is not None
     for name, weights in model.named_parameters():
         weights.data += 0.1 * torch.randn_like(weights) if "lora" in name else 0
@@ -125,7 +126,7 @@ def test_adapters_learn_through_what_is_remembered():
 
 def test_a_wrong_prompt_would_show(monkeypatch):
     """The yardstick is sharp: rows that remember another prompt than theirs are far off."""
-    model, (found, _) = model_of("GPT2"), some_rewrites()
+    model, found = model_of("GPT2"), some_rewrites()
     whole = rewrites.shared_prompts
 
     def mixed(model, found):
