@@ -90,7 +90,7 @@ def head(text: str, source: str, path: Path, paths: list[Path], root: Path) -> s
     def name(p):
         return f"[{p.stem}]({link(source, path, p, root)})" if p else "none"
 
-    colab = f"[![Open in Colab]({BADGE})]({here})" if here else "upload this file."  # the setup cell says what else it needs
+    colab = f"[![Open in Colab]({BADGE})]({here})" if here else "upload this file and a wheel."  # the setup cell says what else it needs
     before, after = paths[at - 1] if at else None, paths[at + 1] if at + 1 < len(paths) else None
     words = f"**Colab:** {colab} **Previous:** {name(before)}. **Next:** {name(after)}."
     lines, places = [], []
