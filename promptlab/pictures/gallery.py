@@ -8,6 +8,7 @@ import io
 import json
 import sqlite3
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -90,12 +91,19 @@ class Gallery:
         missing = {k: (p, s) for k, p, s in zip(keys, prompts, seeds, strict=True) if rows[k] is None}
         todo, batch = list(missing.items()), self.generator.batch
         done = bar(total=len(todo), desc="drawing", disable=not (progress and todo))
-        for i in range(0, len(todo), batch):
-            some = todo[i : i + batch]
-            with self.drawing:
-                images = self.generator.generate([p for _, (p, _) in some], [s for _, (_, s) in some])
-                self._remember([k for k, _ in some], images)
-            done.update(len(some))
+        # A batch is looked at and written while the next is drawn: half of that keeps only one core busy.
+        with ThreadPoolExecutor(1) as beside:
+            remembered = None
+            for i in range(0, len(todo), batch):
+                some = todo[i : i + batch]
+                with self.drawing:
+                    images = self.generator.generate([p for _, (p, _) in some], [s for _, (_, s) in some])
+                if remembered:
+                    remembered.result()  # what went wrong ends the drawing
+                remembered = beside.submit(self._remember, [k for k, _ in some], images)
+                done.update(len(some))
+            if remembered:
+                remembered.result()
         done.close()
         rows |= {k: self._recall(k, column) for k in missing}
         if any(row is None for row in rows.values()):

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import threading
 import time
 
 import numpy as np
@@ -172,6 +173,50 @@ def test_finished_batches_survive_a_stop(tmp_path):
     assert [len(call) for call in again.generator.calls] == [3, 1], "six of ten were kept"
 
 
+def test_a_batch_is_looked_at_while_the_next_is_drawn(tmp_path, monkeypatch):
+    gallery, second = fake_gallery(tmp_path, batch=2), threading.Event()
+    draw, look = gallery.generator.generate, gallery.clip.embed_images
+    gallery.embeddings(["a dog"], [0])  # the first look says how long an embedding is
+
+    def draws(prompts, seeds):
+        if len(gallery.generator.calls) == 2:
+            second.set()
+        return draw(prompts, seeds)
+
+    def looks(images):
+        assert second.wait(10), "the second batch waits until the first was looked at"
+        return look(images)
+
+    monkeypatch.setattr(gallery.generator, "generate", draws)
+    monkeypatch.setattr(gallery.clip, "embed_images", looks)
+    found = gallery.embeddings(["a frog"] * 5, range(5))
+    monkeypatch.undo()
+    np.testing.assert_array_equal(found, gallery.embeddings(["a frog"] * 5, range(5)))
+    assert len(gallery.generator.calls) == 1 + 3
+
+
+def test_what_goes_wrong_beside_the_drawing_ends_it(tmp_path, monkeypatch):
+    """And keeps what was seen before."""
+    gallery, looks = fake_gallery(tmp_path, batch=1), []
+    look = gallery.clip.embed_images
+
+    def tires(images):
+        looks.append(1)
+        if len(looks) == 3:
+            raise PromptlabError("the disk is full")
+        return look(images)
+
+    gallery.embeddings(["a dog"], [0])  # the first look says how long an embedding is
+    monkeypatch.setattr(gallery.clip, "embed_images", tires)
+    with pytest.raises(PromptlabError, match="the disk is full"):
+        gallery.embeddings(["a frog"] * 9, range(9))
+    monkeypatch.undo()
+    assert len(gallery.generator.calls) <= 1 + 4, "it went on drawing"
+    drawn = len(gallery.generator.calls)
+    gallery.embeddings(["a frog"] * 9, range(9))
+    assert len(gallery.generator.calls) == drawn + 7
+
+
 def open_many(folder, barrier):
     try:
         for i in range(60):
@@ -320,8 +365,6 @@ def test_facts_that_lack_something_are_drawn_again(gallery, fact):
 
 
 def test_two_threads_share_a_gallery_and_draw_one_after_the_other(tmp_path):
-    import threading
-
     gallery, errors, inside = fake_gallery(tmp_path, batch=2), [], []
     draw = gallery.generator.generate
 
@@ -353,8 +396,6 @@ def test_two_threads_share_a_gallery_and_draw_one_after_the_other(tmp_path):
 
 
 def test_the_generator_is_loaded_once_however_many_threads_ask(tmp_path, monkeypatch):
-    import threading
-
     from promptlab.pictures import gallery as module
 
     loads = []
