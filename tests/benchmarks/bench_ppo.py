@@ -40,7 +40,7 @@ METRICS = {"rollouts_per_s": "higher", "update_s": "lower", "peak_memory": "lowe
 FLOORS = {("reference_pattern", "rollouts_per_s"): 5.0, ("trl_ppo", "update_s"): 1.5, ("trl_grpo", "update_s"): 1.2,
           **{(peer, "reward_per_1k_images"): 1.0 for peer in PEERS}}  # fmt: skip
 SHARE = 0.25  # of an update may go to anything but pictures
-PICTURES = ("drawing", "CLIP", "judging", "remembering pictures")
+PICTURES = ("drawing", "looking and remembering, what drawing does not hide")
 NO_REWARD = "PPOTrainer asks for a reward model and takes no function, so it cannot learn from pictures"
 
 

@@ -155,7 +155,7 @@ def profile(policy, pool, settings, turns):
     from promptlab.rewards import PictureReward
 
     scorer, _ = scorer_in(tempfile.mkdtemp())
-    run, spent, memory = ppo.PPO(policy, settings), Counter(), "remembering pictures"
+    run, spent, looking = ppo.PPO(policy, settings), Counter(), "looking and remembering, what drawing does not hide"
 
     def timed(work, part, inside=None):
         def timed_work(*given, **more):
@@ -170,13 +170,9 @@ def profile(policy, pool, settings, turns):
         return timed_work
 
     policy.sample, run.read = timed(policy.sample, "sampling"), timed(run.read, "reading by policy and reference")
-    run.learn, reward = timed(run.learn, "learning"), timed(PictureReward(scorer), memory)
-    gallery, clip = scorer.gallery, scorer.clip
-    gallery.generator.generate, clip.embed_images = (
-        timed(gallery.generator.generate, "drawing", memory),
-        timed(clip.embed_images, "CLIP", memory),
-    )
-    gallery.judge.facts = timed(gallery.judge.facts, "judging", memory)
+    run.learn, reward = timed(run.learn, "learning"), timed(PictureReward(scorer), looking)
+    generator = scorer.gallery.generator
+    generator.generate = timed(generator.generate, "drawing", looking)
     while True:
         turns.wait(parts=dict(spent))
         spent.clear()
