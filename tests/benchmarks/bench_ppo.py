@@ -193,7 +193,7 @@ def measure(folder, quick):
     steps = ["update", "rollout", "profile", *(f"train {who} {seed}" for who, seed in trained)]
     todo = [step for step in steps if step not in found]
     drawing = {who: python for who, python in peers.items() if who != "trl_ppo"}
-    total = {"update": len(peers) * (turns + 1), "rollout": len(drawing) * (turns // 2 + 2), "profile": turns}
+    total = {"update": len(peers) * (turns + 1), "rollout": len(drawing) * (turns + 1), "profile": turns}
     with bar(total=sum(total.get(step, 10) for step in todo)) as progress:
         for step in todo:
             progress.set_description(step)
@@ -202,7 +202,7 @@ def measure(folder, quick):
                 new = interleaved(workers, turns, progress)
             elif step == "rollout":
                 workers = {who: Worker(python, folder, "rollout", who, 0, *size) for who, python in drawing.items()}
-                new = interleaved(workers, turns // 2 + 1, progress)
+                new = interleaved(workers, turns, progress)
             elif step == "profile":
                 said = interleaved({"ours": Worker(sys.executable, folder, "profile", "ours", 0, *size)}, max(1, turns - 1), progress)[
                     "ours"
