@@ -19,7 +19,7 @@ def found():
     update = {who: answer(4.0, 300.0) for who in bench.PEERS} | {"ours": answer(2.0, 100.0), "trl_grpo": answer(2.2, 300.0)}
     rollout = {who: answer(4.0, 0) for who in bench.PEERS if who != "trl_ppo"} | {"ours": answer(2.0, 0)}
     train = {"train SFT 0": {"reward": 0.5, "pictures": 0}}
-    for seed, more in zip(bench.SEEDS, (-0.1, 0.1), strict=True):
+    for seed, more in zip(bench.SEEDS, (-0.2, -0.1, 0, 0.1, 0.2), strict=True):
         train[f"train ours {seed}"] = {"reward": 2.0 + more, "pictures": 1500}
         for who in ("reference_pattern", "trl_grpo", "trl_rloo"):
             train[f"train {who} {seed}"] = {"reward": 1.0 + more, "pictures": 1000}

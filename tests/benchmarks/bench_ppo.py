@@ -1,4 +1,4 @@
-"""Our PPO against its peers on the same policy, prompts, tokens and pictures: `make bench`, a quarter of an hour on two quiet cores.
+"""Our PPO against its peers on the same policy, prompts, tokens and pictures: `make bench`, twenty minutes on two quiet cores.
 
 Writes data/benchmarks/ppo.json, records ``{against, metric, ours, theirs, ratio, command, date}`` with ratio > 1 where ours is better
 (a `note` says what lacks), and data/benchmarks/ppo_profile.json, where the seconds of an update go, and what every turn and every
@@ -11,7 +11,7 @@ pictures drawn alone use one where that is faster. Metrics:
 - update_s: seconds to read 96 given rewrites and take the 4 gradient steps on them; nothing is written or drawn.
 - peak_memory: MB that this takes beside libraries, policy and batch, with all 96 rewrites in a step at once; each can take fewer at a time.
 - reward_per_1k_images: what 1,000 pictures, plain ones included, add to the mean reward of rewrites sampled for the validation prompts,
-  after about 1,500 pictures from the SFT policy, two training seeds. Against TRL's learners it comes from data/pocket/learners.json
+  after about 1,500 pictures from the SFT policy, five training seeds. Against TRL's learners it comes from data/pocket/learners.json
   where that exists: greedy rewrites of test prompts, its training seeds, plain pictures not counted.
 Against: `reference_pattern`, the way of the paper's code (`ppo_pattern.py`); `trl_ppo`, PPOTrainer of TRL 1.12, the last that had one, in an
 environment of its own; `trl_grpo` and `trl_rloo`, the trainers of the TRL installed. Linux only: memory is read from /proc.
@@ -32,7 +32,7 @@ from pathlib import Path
 from promptlab.pocket.kept import write_rows
 from promptlab.runtime import PromptlabError, bar, checkout, exit_code, home, write_atomically
 
-HERE, COMMAND, SEEDS = Path(__file__).resolve().parent, "make bench", (0, 1)
+HERE, COMMAND, SEEDS = Path(__file__).resolve().parent, "make bench", range(5)
 ROOT = HERE.parents[1]
 RECORDS, PROFILE = (ROOT / "data" / "benchmarks" / name for name in ("ppo.json", "ppo_profile.json"))
 PEERS = ("reference_pattern", "trl_ppo", "trl_grpo", "trl_rloo")
