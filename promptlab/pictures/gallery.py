@@ -8,7 +8,7 @@ import io
 import json
 import sqlite3
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +29,7 @@ class Gallery:
 
     def __init__(self, preset, clip, folder=None):
         self.preset, self.clip = preset, clip
-        self.lock, self.drawing = threading.RLock(), threading.RLock()  # one thread reads or writes, one draws
+        self.lock, self.drawing, self.looking = (threading.RLock() for _ in range(3))  # one thread reads or writes, one draws, one looks
         self.path = Path(folder or local_home() / preset.name / "cache") / "pictures.sqlite"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ class Gallery:
         """A gallery of the same pictures as another eye sees them, anything with `fingerprint` and `embed_images`; no referee looks on."""
         other = Gallery(replace(self.preset, judge=""), eye, self.path.parent)
         with self.lock:
-            other.generator, other.drawing = self.generator, self.drawing  # one in memory is enough
+            other.generator, other.drawing, other.looking = self.generator, self.drawing, self.looking  # one in memory is enough
         return other
 
     @cached_property
@@ -91,19 +91,16 @@ class Gallery:
         missing = {k: (p, s) for k, p, s in zip(keys, prompts, seeds, strict=True) if rows[k] is None}
         todo, batch = list(missing.items()), self.generator.batch
         done = bar(total=len(todo), desc="drawing", disable=not (progress and todo))
-        # A batch is looked at and written while the next is drawn: half of that keeps only one core busy.
-        with ThreadPoolExecutor(1) as beside:
-            remembered = None
-            for i in range(0, len(todo), batch):
-                some = todo[i : i + batch]
-                with self.drawing:
-                    images = self.generator.generate([p for _, (p, _) in some], [s for _, (_, s) in some])
-                if remembered:
-                    remembered.result()  # what went wrong ends the drawing
-                remembered = beside.submit(self._remember, [k for k, _ in some], images)
-                done.update(len(some))
-            if remembered:
-                remembered.result()
+        batches, images, before = [todo[i : i + batch] for i in range(0, len(todo), batch)], None, ([], None)
+        if batches:
+            batches.append([])
+        for some in batches:  # each is looked at and written while the next is drawn: half of that keeps only one core busy
+            with beside(self._remember, *before):
+                if some:
+                    with self.drawing:  # a copy: the generator may draw the next batch into the same memory
+                        images = np.array(self.generator.generate([p for _, (p, _) in some], [s for _, (_, s) in some]))
+            done.update(len(before[0]))
+            before = [k for k, _ in some], images
         done.close()
         rows |= {k: self._recall(k, column) for k in missing}
         if any(row is None for row in rows.values()):
@@ -141,7 +138,10 @@ class Gallery:
     def _remember(self, keys, images):
         from PIL import Image
 
-        embeddings, facts, small = self.clip.embed_images(images), self.judge.facts(images) if self.judge else [{} for _ in images], []
+        if not keys:
+            return
+        with self.looking:
+            embeddings, facts, small = self.clip.embed_images(images), self.judge.facts(images) if self.judge else [{} for _ in images], []
         if hasattr(self.generator, "blacked_out"):
             black = self.generator.blacked_out(images)
             facts = [fact | {"blacked_out": True} if hidden else fact for fact, hidden in zip(facts, black, strict=True)]
@@ -174,6 +174,30 @@ class Gallery:
         from PIL import Image
 
         return np.stack([np.asarray(Image.open(io.BytesIO(png))) for png in self.thumbnails(prompts, seeds, progress)])
+
+
+@contextmanager
+def beside(work, *given):
+    """Do some work in a thread of its own meanwhile; at the end it is waited for, and what went wrong there is raised here."""
+    import torch
+
+    wrong, grad = [], torch.is_grad_enabled()  # a new thread would begin with gradients
+
+    def run():
+        try:
+            with torch.set_grad_enabled(grad):
+                work(*given)
+        except BaseException as error:
+            wrong.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+        if wrong:
+            raise wrong[0]
 
 
 def picture_or_none(png):

@@ -1,4 +1,4 @@
-"""Our PPO against its peers on the same policy, prompts, tokens and pictures: `make bench`, twenty minutes on two quiet cores.
+"""Our PPO against its peers on the same policy, prompts, tokens and pictures: `make bench`, half an hour on two quiet cores.
 
 Writes data/benchmarks/ppo.json, records ``{against, metric, ours, theirs, ratio, command, date}`` with ratio > 1 where ours is better
 (a `note` says what lacks), and data/benchmarks/ppo_profile.json, where the seconds of an update go, and what every turn and every
@@ -6,7 +6,9 @@ training gave, so that the spread is seen. Goes on where it was stopped.
 
 Each learner is a process of its own (`ppo_worker.py`), all are loaded before the first turn, and they take turns, so that what else
 the machine does hits all alike; the first turn warms up and does not count, of the others the median does. All use every core, but
-pictures drawn alone use one where that is faster. Metrics:
+pictures drawn alone use one where that is faster. All get 8 prompts with 12 rewrites each, our layout,
+which lets ours draw a prompt's plain picture once and read a prompt once for twelve rewrites; the paper's rows are all of different prompts,
+so the profile file also says how the pattern and TRL's PPO fare there ("alone": 96 prompts, one rewrite each, the same for all). Metrics:
 - rollouts_per_s: rewrites a second, sampled, drawn, judged and read by policy and reference. 96 rewrites of 8 prompts, one picture each.
 - update_s: seconds to read 96 given rewrites and take the 4 gradient steps on them; nothing is written or drawn.
 - peak_memory: MB that this takes beside libraries, policy and batch, with all 96 rewrites in a step at once; each can take fewer at a time.
@@ -14,7 +16,7 @@ pictures drawn alone use one where that is faster. Metrics:
   after about 1,500 pictures from the SFT policy, five training seeds. Against TRL's learners it comes from data/pocket/learners.json
   where that exists: greedy rewrites of test prompts, its training seeds, plain pictures not counted.
 Against: `reference_pattern`, the way of the paper's code (`ppo_pattern.py`); `trl_ppo`, PPOTrainer of TRL 1.12, the last that had one, in an
-environment of its own; `trl_grpo` and `trl_rloo`, the trainers of the TRL installed. Linux only: memory is read from /proc.
+environment of its own; `trl_grpo` and `trl_rloo`, the trainers of the TRL installed, whose rollouts draw through our gallery. Linux only: memory is read from /proc.
 """
 
 import argparse
@@ -39,6 +41,7 @@ PEERS = ("reference_pattern", "trl_ppo", "trl_grpo", "trl_rloo")
 METRICS = {"rollouts_per_s": "higher", "update_s": "lower", "peak_memory": "lower", "reward_per_1k_images": "higher"}
 FLOORS = {("reference_pattern", "rollouts_per_s"): 5.0, ("trl_ppo", "update_s"): 1.5, ("trl_grpo", "update_s"): 1.2,
           **{(peer, "reward_per_1k_images"): 1.0 for peer in PEERS}}  # fmt: skip
+TURNS = ("update", "rollout", "update, alone", "rollout, alone")  # alone: every rewrite of another prompt, as in the paper
 SHARE = 0.25  # of an update may go to anything but pictures
 PICTURES = ("drawing", "looking and remembering, what drawing does not hide")
 NO_REWARD = "PPOTrainer asks for a reward model and takes no function, so it cannot learn from pictures"
@@ -52,13 +55,13 @@ def record(against, metric, ours, theirs, note=""):
     better = None
     if theirs is not None:
         ours, theirs = float(f"{ours:.4g}"), float(f"{theirs:.4g}")
-        better = round(ours / theirs if METRICS[metric] == "higher" else theirs / ours, 3) if theirs > 0 else None
+        better = (ours / theirs if METRICS[metric] == "higher" else theirs / ours) if theirs > 0 else None
         if better is None:  # any gain is infinitely better than none
             note = f"it gained nothing by its pictures, so there is no ratio. {note}".strip()
         floor = FLOORS.get((against, metric), 0)
         if better is not None and better < floor:
             note = f"below the floor of {floor:g}. {note}".strip()
-    out = {"against": against, "metric": metric, "ours": ours, "theirs": theirs, "ratio": better, "command": COMMAND}
+    out = {"against": against, "metric": metric, "ours": ours, "theirs": theirs, "ratio": better and round(better, 3), "command": COMMAND}
     return out | {"date": f"{datetime.date.today()}"} | ({"note": note} if note else {})
 
 
@@ -104,9 +107,15 @@ def told(rows, who, beside):
     return (summary(rows, who, "reward", last)[0] - summary(rows, "SFT", "reward", 0)[0]) / last * 1000
 
 
+def ratios(told):
+    """How many times as long as ours each peer takes, by the medians: a dict."""
+    middle = {who: statistics.median(one["seconds"]) for who, one in told.items()}
+    return {who: round(seconds / middle["ours"], 2) for who, seconds in middle.items() if who != "ours"}
+
+
 def turns_of(found):
     """What every turn and training gave: a dict by step, of the seconds of each learner or of one reward and its pictures."""
-    turns = {step: {who: [round(s, 2) for s in told["seconds"]] for who, told in found[step].items()} for step in ("update", "rollout")}
+    turns = {step: {who: [round(s, 2) for s in told["seconds"]] for who, told in found[step].items()} for step in found if step in TURNS}
     return turns | {step: {key: told[key] for key in ("reward", "pictures")} for step, told in found.items() if step.startswith("train")}
 
 
@@ -184,24 +193,25 @@ def measure(folder, quick):
     found = json.loads(kept.read_text()) if kept.exists() else {}
     learners = ROOT / "data" / "pocket" / "learners.json"
     peers, turns = {"ours": sys.executable, "reference_pattern": sys.executable}, 1 if quick else 5
-    if "update" not in found and (python := old_trl()):
+    if not {"update", "update, alone"} <= found.keys() and (python := old_trl()):
         peers["trl_ppo"] = python
     peers |= {"trl_grpo": sys.executable, "trl_rloo": sys.executable}
     size = ["--prompts", 2, "--pictures", 26] if quick else []
     trained = [("SFT", 0), *((who, seed) for who in ("ours", "reference_pattern") for seed in SEEDS)]
     trained += [] if learners.exists() else [(who, seed) for who in ("trl_grpo", "trl_rloo") for seed in SEEDS]
-    steps = ["update", "rollout", "profile", *(f"train {who} {seed}" for who, seed in trained)]
+    steps = [*TURNS, "profile", *(f"train {who} {seed}" for who, seed in trained)]
     todo = [step for step in steps if step not in found]
     drawing = {who: python for who, python in peers.items() if who != "trl_ppo"}
-    total = {"update": len(peers) * (turns + 1), "rollout": len(drawing) * (turns + 1), "profile": turns}
+    alike = {who: python for who, python in peers.items() if who not in ("trl_grpo", "trl_rloo")}  # these two need groups
+    who_takes = dict(zip(TURNS, (peers, drawing, alike, {who: python for who, python in drawing.items() if who in alike}), strict=True))
+    alone = ["--prompts", 24 if quick else 96, "--samples", 1]
+    total = {step: len(some) * (turns + 1) for step, some in who_takes.items()} | {"profile": turns}
     with bar(total=sum(total.get(step, 10) for step in todo)) as progress:
         for step in todo:
             progress.set_description(step)
-            if step == "update":
-                workers = {who: Worker(python, folder, "update", who, 0, *size) for who, python in peers.items()}
-                new = interleaved(workers, turns, progress)
-            elif step == "rollout":
-                workers = {who: Worker(python, folder, "rollout", who, 0, *size) for who, python in drawing.items()}
+            if step in TURNS:
+                what, given = step.split(",")[0], alone if "alone" in step else size
+                workers = {who: Worker(python, folder, what, who, 0, *given) for who, python in who_takes[step].items()}
                 new = interleaved(workers, turns, progress)
             elif step == "profile":
                 said = interleaved({"ours": Worker(sys.executable, folder, "profile", "ours", 0, *size)}, max(1, turns - 1), progress)[
@@ -236,6 +246,7 @@ def main():
     places = (folder / RECORDS.name, folder / PROFILE.name) if quick else (RECORDS, PROFILE)
     write_rows(places[0], records)
     about = {"command": COMMAND, "date": f"{datetime.date.today()}", "machine": machine, "target": SHARE, "parts": parts}
+    about["alone"] = {step.split(",")[0]: ratios(found[step]) for step in TURNS if "alone" in step}
     write_atomically(places[1], json.dumps(about | {"turns": turns_of(found)}, indent=1) + "\n")
     for r in records:
         numbers = f"{r['ours']:>10.4g} {r['theirs']:>10.4g}" if r["theirs"] is not None else f"{'-':>10} {'-':>10}"
@@ -243,7 +254,8 @@ def main():
     print("\nAn update with pictures:")
     for row in parts:
         print(f"{row['part']:34} {row['seconds']:7.2f} s {100 * row['share']:5.0f} %")
-    print(f"target for all but pictures: {100 * SHARE:.0f} %\nwritten: {places[0]}, {places[1]}")
+    print(f"target for all but pictures: {100 * SHARE:.0f} %")
+    print(f"With every rewrite of another prompt, times ours: {about['alone']}\nwritten: {places[0]}, {places[1]}")
     if not quick:
         (folder / "found.json").unlink()  # the next call measures anew
 

@@ -1,9 +1,10 @@
 """The pattern of the paper's code as a learner, written from its facts (Hao et al. 2022; microsoft/LMOps, folder promptist).
 
 What it does otherwise than `promptlab.ppo`: a second language model of full size foretells the reward, pictures are drawn one prompt at a
-time and looked at together, the plain prompt's picture is drawn again for every rewrite, and only the policy's upper blocks are trained.
-Its exploration by 16 diverse beams, its two pictures a prompt and its uncalibrated CLIP stay out: all learners here sample alike, and draw
-one picture of each rewrite. So does what only costs it time: it reads every rollout twice, and each step computes the advantages anew.
+time and looked at together, the plain prompt's picture is drawn again for every rewrite, every row is read in full, prompt and padding, and
+only the policy's upper blocks are trained. Its exploration by 16 diverse beams and its uncalibrated CLIP stay out: all learners here sample
+alike. Its two pictures a prompt, drawn in one call, stay out, too: one picture a call makes its pictures dearer. What only costs it time is
+left out in its favour: it reads every rollout twice, and each step computes the advantages anew.
 """
 
 import copy

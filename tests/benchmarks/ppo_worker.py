@@ -219,6 +219,7 @@ def main():
     parser.add_argument("who")
     parser.add_argument("seed", type=int, nargs="?", default=0)
     parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--samples", type=int, default=12)
     parser.add_argument("--pictures", type=int, default=1500)
     given, turns = parser.parse_args(), Turns()
     from promptlab import ppo
@@ -227,7 +228,7 @@ def main():
     from promptlab.runtime import data_dir
 
     s = ppo.Settings()
-    settings = replace(s, prompts=given.prompts, minibatch=given.prompts * s.samples)
+    settings = replace(s, prompts=given.prompts, samples=given.samples, minibatch=given.prompts * given.samples)
     policy, pool = load_policy(data_dir() / "pocket" / "sft"), list(dict.fromkeys(r["x"] for r in load_prompts("ppo")))
     if given.what == "train":
         train(given.who, given.seed, policy, pool, settings, given.pictures, turns)

@@ -7,6 +7,8 @@ import os
 import shutil
 import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 
@@ -215,6 +217,44 @@ def test_what_goes_wrong_beside_the_drawing_ends_it(tmp_path, monkeypatch):
     drawn = len(gallery.generator.calls)
     gallery.embeddings(["a frog"] * 9, range(9))
     assert len(gallery.generator.calls) == drawn + 7
+
+
+def test_looking_beside_the_drawing_is_as_safe_as_after_it(tmp_path, monkeypatch):
+    """Under the caller's gradients, one look at a time, from a picture that nobody changes, and in a program that has otherwise ended."""
+    import torch
+
+    gallery = fake_gallery(tmp_path / "a", batch=1)
+    buffer, busy, seen = np.zeros((1, 128, 128, 3), np.uint8), [], []
+    draw = gallery.generator.generate
+
+    def into_one_buffer(prompts, seeds):
+        buffer[:] = draw(prompts, seeds)
+        return buffer
+
+    def look(images):
+        busy.append(1)
+        seen.append((torch.is_grad_enabled(), len(busy)))
+        time.sleep(0.02)
+        busy.pop()
+        return images.reshape(len(images), -1)[:, :4].astype(np.float32)
+
+    monkeypatch.setattr(gallery.generator, "generate", into_one_buffer)
+    monkeypatch.setattr(gallery.clip, "embed_images", look)
+    with torch.no_grad():
+        found = gallery.embeddings(["a frog"] * 6, range(6))
+    assert found[:, 0].tolist() == [(6 * 37 + seed) % 251 for seed in range(6)]
+    threads = [threading.Thread(target=gallery.embeddings, args=([f"{n} frogs"] * 6, range(6))) for n in range(3)]
+    [thread.start() for thread in threads], [thread.join() for thread in threads]
+    assert not any(grad for grad, _ in seen[:6]) and all(number == 1 for _, number in seen), "one look at a time, without gradients"
+    code = (
+        "import sys, threading, time, torch; sys.path.insert(0, sys.argv[1]); from test_gallery import fake_gallery\n"
+        "gallery = fake_gallery(sys.argv[2], batch=1, pause=0.05)\n"
+        "def work():\n    time.sleep(0.5); print(gallery.embeddings(['a frog'] * 5, range(5)).shape)\n"
+        "threading.Thread(target=work).start()"
+    )
+    here = os.path.dirname(__file__)
+    out = subprocess.run([sys.executable, "-c", code, here, tmp_path / "b"], capture_output=True, text=True, timeout=120)
+    assert "(5, 4)" in out.stdout, out.stderr
 
 
 def open_many(folder, barrier):
