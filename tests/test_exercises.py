@@ -52,6 +52,8 @@ MISTAKES = {
         "return training[99]": "could not be run or read",
     },
     ("01_sft", "without_placebo"): {
+        "return [{**r, 'y': ', '.join(w for w in r['y'].split(', ') if w not in PLACEBO_WORDS)} for r in records][::-1]": "the order",
+        "return [{**{k: r[k] for k in ('id', 'kind', 'x')}, 'y': ', '.join(w for w in r['y'].split(', ') if w not in PLACEBO_WORDS)} for r in records]": "a key other than y",
         "return [r for r in records if not set(r['y'].split(', ')) & set(PLACEBO_WORDS)]": "too few examples",
         "import re; return [r | {'y': re.sub('|'.join(PLACEBO_WORDS), '', r['y'])} for r in records]": "empty places",
         "return [r | {'y': ', '.join(r['y'].split(', ')[:2])} for r in records]": "good words were lost",
@@ -79,6 +81,7 @@ MISTAKES = {
         "return s.wish.mean()": "one number per picture",
     },
     ("02_rewards", "hacked"): {
+        "return after['reward'] > before['reward'] and (after['kept'] < 0.9 or after['gold'] < before['gold'] - 0.2)": "convict",
         "return after['gold'] < before['gold'] - 0.2": "Is gold enough",
         "return after['kept'] < before['kept'] - 0.05": "Are kept words enough",
         "return after['reward'] > before['reward']": "convict a sound run",
@@ -146,6 +149,7 @@ MISTAKES = {
         "return 1000": "Not this",
     },
     ("05_playground", "agrees"): {
+        "made = [c for c in choices if c[0] in ('left', 'right')]; return sum((l > r) + 0.5 * (l == r) for a, l, r in made if a == 'left') / len(made)": "Not this",
         "return sum((l > r) == (a == 'left') for a, l, r in choices if a in ('left', 'right')) / sum(a in ('left', 'right') for a, l, r in choices)": "wrong about neither",
         "return sum((l >= r) == (a == 'left') for a, l, r in choices if a in ('left', 'right')) / sum(a in ('left', 'right') for a, l, r in choices)": "prefer nobody",
         "p = [0.5 if l == r else float((l > r) == (a == 'left')) for a, l, r in choices if a in ('left', 'right')]; return sum(p) / len(choices)": "leave it out of the number",
@@ -180,6 +184,7 @@ MISTAKES = {
         "return [ratings[a] > ratings[b] for a, b in pairs]": "Return one number",
     },
     ("07_your_taste", "diagnose"): {
+        "return 'careless' if again < 0.6 else 'fine' if new > again - 0.1 else 'more choices' if seen - new > 0.1 else 'cannot see'": "stays behind again",
         "return 'fine' if new > again - 0.1 else 'more choices'": "answers by chance",
         "return 'careless' if again < 0.6 else 'more choices' if new < 0.9 else 'fine'": "Nothing is wrong",
         "return 'careless' if again < 0.6 else 'fine' if new > again - 0.1 else 'cannot see'": "learnt by heart",
@@ -201,7 +206,8 @@ MISTAKES = {
         "return 'many'": "Return one number",
     },
     ("08_evolving_keywords", "diagnose"): {
-        "return 'fine'": "Thirty keywords",
+        "return 'mutation' if run['keywords'][-1] > 10 else 'reader' if run['again'] <= 0.6 else 'luck' if run['met'] < 10 else 'fine'": "sound run",
+        "return 'fine'": "More than fifteen",
         "return 'mutation' if run['keywords'][-1] > run['keywords'][0] else 'fine'": "grow a little",
         "return 'mutation' if run['keywords'][-1] > 15 else 'reader' if run['again'] < 0.3 else 'fine'": "Chance is .5",
         "return 'mutation' if run['keywords'][-1] > 15 else 'reader' if run['again'] <= 0.6 else 'fine'": "Few comparisons",
@@ -230,6 +236,7 @@ MISTAKES = {
         "return (pretrained_in - ours_in) - (pretrained_out - ours_out)": "Turned round",
         "return pretrained_out": "Not this",
         "return 'more'": "Return one number",
+        "return abs((pretrained_out - ours_out) - (pretrained_in - ours_in))": "Turned round",
     },
     ("11_pretraining", "fair_pair"): {
         "return next([a, b] for a in runs for b in runs if runs[a]['model'] != runs[b]['model'])": "That may be the cause",
@@ -244,6 +251,32 @@ MISTAKES = {
         "every = [v for row in logs for v in row]; return math.exp(sum(every) / len(every))": "surprise is not",
     },
 }
+
+# Right answers by other means than the folded one: what they return is as right.
+RIGHT = [
+    ("00_tour", "report", "import numpy; return numpy.array(fresh)[numpy.argmax(chosen)]"),
+    (
+        "01_sft",
+        "without_placebo",
+        "return [dict(r, y=', '.join(w for w in r['y'].split(', ') if w not in set(PLACEBO_WORDS))) for r in records]",
+    ),
+    ("03_ppo", "two_lines", "q = (log_p.double() - log_old.double()).exp(); return torch.minimum(q * A, q.clamp(1 - clip, 1 + clip) * A)"),
+    ("05_playground", "capped", "gain = (s.aesthetic - s.aesthetic_plain).double(); return torch.where(gain > cap, cap, gain)"),
+    (
+        "07_your_taste",
+        "share_right",
+        "r = torch.tensor(ratings); d = torch.stack([r[a] - r[b] for a, b in pairs]); return (d.sign() / 2 + 0.5).mean()",
+    ),
+    ("08_evolving_keywords", "needed", "import numpy; return numpy.float32(1.96**2 * p * (1 - p) / (p - 0.5) ** 2)"),
+    ("10_other_learners", "advantages", "r = torch.tensor(rewards); return ((r - r.mean()) / r.std()).tolist()"),
+    ("10_other_learners", "dpo_loss", "m = beta * ((b - b0) - (w - w0)); return [torch.nn.functional.softplus(torch.tensor(-m)).item()]"),
+    (
+        "10_other_learners",
+        "choose",
+        "fit = [(r, n) for n, rows in table.items() for k, d, r in rows if k <= most and d <= far]; return [max(fit, key=lambda v: v[0])[1]]",
+    ),
+    ("11_pretraining", "perplexity", "return torch.tensor([v for row in logs for v in row]).mean().neg().exp().item()"),
+]
 
 
 def exercise_cells(name):
@@ -316,6 +349,20 @@ def test_folded_answers_pass(name, function):
     lines = said(name, function, "    import math\n" + folded_answer(name, function))
     assert lines.pop(function).lower().startswith("right")
     assert set(lines.values()) == {"not yet"}
+
+
+@pytest.mark.parametrize("name, function, body", RIGHT)
+def test_other_right_answers_pass(name, function, body):
+    for _ in range(3):  # inputs are random
+        assert said(name, function, f"    import math\n    {body}")[function].lower().startswith("right")
+
+
+@pytest.mark.parametrize("body", ["return wrong", "raise ValueError('a slip')", "return [[1], 'two']"])
+@pytest.mark.parametrize("name", sorted({name for name, _ in MISTAKES}))
+def test_a_slip_in_an_answer_stops_nothing(name, body):
+    for function in [f for n, f in MISTAKES if n == name]:
+        line = said(name, function, f"    {body}")[function]
+        assert line and not line.lower().startswith("right")
 
 
 def test_a_diagnosis_that_looks_at_both_sides_of_zero_passes():
