@@ -44,6 +44,9 @@ MISTAKES = {
         "return float('nan')": "not nan",
     },
     ("01_sft", "bug"): {
+        "return 'labels shifted' if min(held_out) == held_out[0] else 'prompt counted' if training[0] > held_out[0] + 0.5 else 'learnt by heart' if held_out[-1] > min(held_out) + 0.2 else 'healthy'": "then turns up",
+        "return 'labels shifted' if min(held_out) == held_out[0] else 'learnt by heart' if held_out[-1] > min(held_out) else 'prompt counted' if training[0] > held_out[0] + 0.5 else 'healthy'": "nothing is wrong",
+        "return 'labels shifted' if held_out[-1] > held_out[0] else 'learnt by heart' if held_out[-1] > min(held_out) + 0.2 else 'prompt counted' if training[0] > held_out[0] + 0.5 else 'healthy'": "then turns up",
         "return 'healthy'": "who can guess what people will type",
         "return 'healthy' if held_out[-1] < held_out[0] else 'labels shifted'": "who can guess what people will type",
         "return 'prompt counted' if held_out[-1] < training[-1] else 'healthy'": "then turns up",
