@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: run site test test-full lab app bench
+.PHONY: run site check test test-full lab app bench
 
 run: $(STAMP)
 	$(BIN)/python -m promptlab run
@@ -12,6 +12,12 @@ run: $(STAMP)
 # The course as pages with a search, from what `make run` executed; they open without a network.
 site: $(STAMP)
 	$(BIN)/python -m promptlab site
+
+# Clean code, nothing undeclared, notebooks without outputs.
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/deptry .
+	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb notebooks/beyond/*.ipynb
 
 # Two processes with one thread each: small matrices gain little from a second thread. tests/conftest.py shares the tests out.
 test: $(STAMP)

@@ -8,12 +8,13 @@ import types
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 from scipy.stats import sem, t
 from tiny_policy import tiny_policy
 
-from promptlab import evaluation, ppo, runtime
+from promptlab import evaluation, ppo
 from promptlab.lab import plots
 from promptlab.rewards import Calibration, Scores, promptist_reward
 
@@ -41,7 +42,8 @@ MISTAKES = {
         "return torch.nn.functional.cross_entropy(scores[:-1], labels[1:], reduction='sum')": "a mean, not a sum",
         "return -torch.nn.functional.cross_entropy(scores[:-1], labels[1:])": "minus the logarithm",
         "return scores.log_softmax(1).gather(1, labels[:, None]).mean()": "could not be run or read",
-        "return float('nan')": "not nan",
+        "return float('nan')": "you say nan",
+        "loss = torch.nn.functional.cross_entropy(scores[:-1], labels[1:])": "a `return` missing",
     },
     ("01_sft", "bug"): {
         "return 'labels shifted' if min(held_out) == held_out[0] else 'prompt counted' if training[0] > held_out[0] + 0.5 else 'learnt by heart' if held_out[-1] > min(held_out) + 0.2 else 'healthy'": "then turns up",
@@ -62,7 +64,6 @@ MISTAKES = {
         "return [r | {'y': ', '.join(r['y'].split(', ')[:2])} for r in records]": "good words were lost",
         "return [r | {'y': r['y'].split(', ')[0]} for r in records]": "good words were lost",
         "return [r | {'y': r['y'].replace(', masterpiece', '')} for r in records]": "still there",
-        "[r.update(y=', '.join(w for w in r['y'].split(', ') if w not in PLACEBO_WORDS)) for r in records]; return records": "lent to you",
         "return [r | {'x': '', 'y': ', '.join(w for w in r['y'].split(', ') if w not in PLACEBO_WORDS)} for r in records]": "x is not what it was",
         "r = records[0]; return [r | {'y': ', '.join(w for w in r['y'].split(', ') if w not in PLACEBO_WORDS)}] * 400": "more than once",
         "return [{'x': r['x'], 'text': r['y']} for r in records]": "could not be run or read",
@@ -90,7 +91,7 @@ MISTAKES = {
         "return after['reward'] > before['reward']": "convict a sound run",
         "return after['gold'] < before['gold'] or after['kept'] < before['kept']": "as small as noise",
         "return after['gold'] < before['gold'] - 0.2 or after['kept'] < before['kept'] - 0.05": "never rose",
-        "return after['golden'] < before['golden']": "There is no 'golden'",
+        "return after['golden'] < before['golden']": "KeyError: 'golden'",
     },
     ("03_ppo", "two_lines"): {
         "ratio = (log_p - log_old).exp(); return ratio.clamp(1 - clip, 1 + clip) * A": "Only the clipped product",
@@ -119,17 +120,17 @@ MISTAKES = {
     ("04_evaluation", "my_interval"): {
         "return plots.interval((b - a).mean(1))[1:]": "better must be positive",
         "return evaluation.interval(a.mean(1), minus=b.mean(1))[1:]": "each rates both",
-        "return plots.interval((a - b).ravel())[1:]": "average within each person",
+        "return plots.interval((a - b).ravel())[1:]": "average within each",
         "return plots.interval((a - b).mean(0))[1:]": "one number for each person",
         "d = (a - b).mean(1); half = 1.96 * d.std(ddof=1) / len(d)**0.5; return d.mean() - half, d.mean() + half": "12 need Student's t",
         "return np.percentile(a - b, (2.5, 97.5))": "ends of single differences",
         "d = (a - b).mean(1); return t.interval(0.8, 11, d.mean(), sem(d))": "80 times in 100",
         "d = (a - b).mean(1); return t.interval(0.9, 11, d.mean(), sem(d))": "90 times in 100",
         "d = (a - b).mean(1); return t.interval(0.99, 11, d.mean(), sem(d))": "99 times in 100",
-        "d = (a - b).mean(1); return np.percentile(np.random.default_rng().choice(d, (20, 12)).mean(1), (2.5, 97.5))": "redraws are luck",
-        "d = (a - b).mean(1); return np.percentile(np.random.default_rng().choice(d, (2000, 6)).mean(1), (2.5, 97.5))": "redraws are luck",
+        "d = (a - b).mean(1); return np.percentile(np.random.default_rng().choice(d, (20, 12)).mean(1), (2.5, 97.5))": "drawn anew is luck",
+        "d = (a - b).mean(1); return np.percentile(np.random.default_rng().choice(d, (2000, 6)).mean(1), (2.5, 97.5))": "drawn anew is luck",
         "d = (a - b).mean(1); return np.percentile(np.random.default_rng(0).choice(d, (2000, 12)).mean(1), (2.5, 97.5))": "Not this",
-        'return {}["low"]': "stopped with KeyError",
+        'return {}["low"]': "could not be run or read (KeyError",
     },
     ("04_evaluation", "my_diagnosis"): {
         'return "fine"': "miss seeds that chose",
@@ -137,6 +138,9 @@ MISTAKES = {
         'return "seeds" if gain[:, chose].mean() > gain[:, ~chose].mean() else "fine"': "means differ by luck",
         'return "seeds" if evaluation.interval(gain[:, chose].ravel(), minus=gain[:, ~chose].ravel())[1] > 0 else "fine"': "subtract within each",
         'return "seeds" if plots.interval(gain[:, chose].mean(1) - gain[:, ~chose].mean(1))[1] > 0 else "fine"': "miss seen prompts",
+        """seeds = plots.interval(gain[:, chose].mean(1) - gain[:, ~chose].mean(1))[1] > 0
+    prompts = evaluation.interval(gain[seen].ravel(), minus=gain[~seen].ravel())[1] > 0
+    return "seeds" if seeds else "prompts" if prompts else "fine\"""": "call honest ones doctored",
         'return "leak"': "none of the three words",
     },
     ("04_evaluation", "my_runs"): {
@@ -166,7 +170,7 @@ MISTAKES = {
         "return (s.aesthetic - s.aesthetic_plain).mean().clamp(max=cap)": "one number per picture",
         "return (s.aesthetic - s.aesthetic_plain).clamp(min=cap)": "max= cuts above",
         "return s.aesthetic - s.aesthetic_plain": "Not this",
-        "return 3": "a tensor",
+        "return 3": "Return a tensor",
     },
     ("07_your_taste", "pair_loss"): {
         "return -torch.nn.functional.logsigmoid(chosen - other).sum()": "A mean over pairs",
@@ -175,7 +179,7 @@ MISTAKES = {
         "return torch.sigmoid(chosen - other).mean()": "logarithm is missing",
         "return -(torch.nn.functional.logsigmoid(chosen) + torch.nn.functional.logsigmoid(-other)).mean()": "is binary",
         "return -(torch.nn.functional.logsigmoid(chosen) + torch.nn.functional.logsigmoid(-other)).mean() / 2": "is binary",
-        "return -torch.nn.functional.logsigmoid(chosen - other)": "Return one number",
+        "return -torch.nn.functional.logsigmoid(chosen - other)": "One number",
         "return (other - chosen).mean()": "Not this",
     },
     ("07_your_taste", "share_right"): {
@@ -214,25 +218,25 @@ MISTAKES = {
         "return 'mutation' if run['keywords'][-1] > run['keywords'][0] else 'fine'": "grow a little",
         "return 'mutation' if run['keywords'][-1] > 15 else 'reader' if run['again'] < 0.3 else 'fine'": "Chance is .5",
         "return 'mutation' if run['keywords'][-1] > 15 else 'reader' if run['again'] <= 0.6 else 'fine'": "Few comparisons",
-        "return 'luck' if run['champion'] < 10 else 'fine'": "use 'keywords'",
+        "return 'luck' if run['champion'] < 10 else 'fine'": "KeyError: 'champion'",
     },
     ("10_other_learners", "advantages"): {
         "m = sum(rewards) / len(rewards); return [r - m for r in rewards]": "not divided by the spread",
         "m = sum(rewards); return [r - (m - r) / (len(rewards) - 1) for r in rewards]": "RLOO's",
         "m, n = sum(rewards) / len(rewards), len(rewards); s = (sum((r - m) ** 2 for r in rewards) / n) ** 0.5; return [(r - m) / s for r in rewards]": "divide by 5",
-        "return sum(rewards)": "could not be run or read",
+        "return sum(rewards)": "Return a list of 6",
     },
     ("10_other_learners", "dpo_loss"): {
-        "return [math.log(1 + math.exp(-beta * (b - w)))]": "SFT's opinion is missing",
-        "return [math.log(1 + math.exp(beta * (b - b0 - w + w0)))]": "turned round",
-        "return [math.log(1 + math.exp(-(b - b0 - w + w0)))]": "times beta",
-        "return [beta]": "not right",
+        "return math.log(1 + math.exp(-beta * (b - w)))": "SFT's opinion is missing",
+        "return math.log(1 + math.exp(beta * (b - b0 - w + w0)))": "turned round",
+        "return math.log(1 + math.exp(-(b - b0 - w + w0)))": "times beta",
+        "return [beta]": "Return one number",
     },
     ("10_other_learners", "choose"): {
-        "return [max((r, name) for name, line in table.items() for k, n, r in line if k <= most)[1]]": "too far from SFT",
-        "return [max((r, name) for name, line in table.items() for k, n, r in line if n <= far)[1]]": "too many pictures",
-        "return [max((r, name) for name, line in table.items() for k, n, r in line)[1]]": "both limits",
-        "return max(table)": "not right",
+        "return max((r, name) for name, line in table.items() for k, n, r in line if k <= most)[1]": "too far from SFT",
+        "return max((r, name) for name, line in table.items() for k, n, r in line if n <= far)[1]": "too many pictures",
+        "return max((r, name) for name, line in table.items() for k, n, r in line)[1]": "both limits",
+        "return 'none of them'": "Not this",
     },
     ("11_pretraining", "extra"): {
         "return pretrained_out - ours_out": "in domain it has one too",
@@ -263,6 +267,11 @@ RIGHT = [
         "without_placebo",
         "return [dict(r, y=', '.join(w for w in r['y'].split(', ') if w not in set(PLACEBO_WORDS))) for r in records]",
     ),
+    (
+        "01_sft",
+        "without_placebo",
+        "[r.update(y=', '.join(w for w in r['y'].split(', ') if w not in PLACEBO_WORDS)) for r in records]; return records",  # copies
+    ),
     ("03_ppo", "two_lines", "q = (log_p.double() - log_old.double()).exp(); return torch.minimum(q * A, q.clamp(1 - clip, 1 + clip) * A)"),
     ("05_playground", "capped", "gain = (s.aesthetic - s.aesthetic_plain).double(); return torch.where(gain > cap, cap, gain)"),
     (
@@ -272,11 +281,11 @@ RIGHT = [
     ),
     ("08_evolving_keywords", "needed", "import numpy; return numpy.float32(1.96**2 * p * (1 - p) / (p - 0.5) ** 2)"),
     ("10_other_learners", "advantages", "r = torch.tensor(rewards); return ((r - r.mean()) / r.std()).tolist()"),
-    ("10_other_learners", "dpo_loss", "m = beta * ((b - b0) - (w - w0)); return [torch.nn.functional.softplus(torch.tensor(-m)).item()]"),
+    ("10_other_learners", "dpo_loss", "m = beta * ((b - b0) - (w - w0)); return torch.nn.functional.softplus(torch.tensor(-m))"),
     (
         "10_other_learners",
         "choose",
-        "fit = [(r, n) for n, rows in table.items() for k, d, r in rows if k <= most and d <= far]; return [max(fit, key=lambda v: v[0])[1]]",
+        "fit = [(r, n) for n, rows in table.items() for k, d, r in rows if k <= most and d <= far]; return max(fit, key=lambda v: v[0])[1]",
     ),
     ("11_pretraining", "perplexity", "return torch.tensor([v for row in logs for v in row]).mean().neg().exp().item()"),
 ]
@@ -286,7 +295,7 @@ def exercise_cells(name):
     """The code cells of a notebook's exercises: functions to fill in and their checks."""
     cells = nbformat.read(next(FOLDER.rglob(f"{name}.ipynb")), 4).cells
     start = next(i for i, c in enumerate(cells) if c.cell_type == "markdown" and re.match(r"## .*xercises", c.source))
-    return [c for c in cells[start:] if c.cell_type == "markdown" or re.search(r"^def ", c.source, re.M)]
+    return [c for c in cells[start:] if c.cell_type == "markdown" or re.search(r"^def |^check\(", c.source, re.M)]
 
 
 def folded_answer(name, function):
@@ -300,13 +309,13 @@ def folded_answer(name, function):
 
 def said(name, function=None, body=None):
     """What the checks of a notebook print, by exercise, once `body` stands in one of its functions."""
-    known = {"torch": torch, "plots": plots, "evaluation": evaluation, "t": t, "sem": sem, **neon_signs(), **probe()}
+    known = {"torch": torch, "np": np, "plots": plots, "evaluation": evaluation, "t": t, "sem": sem, **neon_signs(), **probe()}
     printed, names = [], []
     for cell in exercise_cells(name):
         if cell.cell_type == "markdown":
             continue
         source, head = cell.source, re.match(r"def (\w+)\(.*\):\n", cell.source)
-        if head and not head[1].startswith("check"):
+        if head and not cell.metadata.get("jupyter", {}).get("source_hidden"):
             names.append(head[1])
             if head[1] == function:
                 source = re.sub(r"^    .*$", lambda _: body, source, count=1, flags=re.M)
@@ -338,7 +347,14 @@ def probe():
     small = {"prompts": 5, "samples": 16, "new_tokens": 6, "minibatch": 40, "epochs": 2, "lr": 3e-3, "kl": 0.0}
     pool = ["a frog", "a red castle", "blue frog", "castle", "red frog"]
     names = {"start": tiny_policy(), "pool": pool, "phrases": ["vivid"], "small": small, "updates": 60}
-    return {"ppo": ppo, "copy": copy, "runtime": runtime, **names}
+
+    def trial(reward, updates):
+        run = ppo.PPO(copy.deepcopy(names["start"]), ppo.Settings(**small))
+        for _ in range(updates):
+            run.update(pool, reward)
+        return run
+
+    return {"trial": trial, **names}
 
 
 @pytest.mark.parametrize("name", sorted({name for name, _ in MISTAKES}))
@@ -380,4 +396,4 @@ def test_a_diagnosis_that_looks_at_both_sides_of_zero_passes():
 @pytest.mark.parametrize("name, function, body, hint", [(n, f, b, h) for (n, f), wrong in MISTAKES.items() for b, h in wrong.items()])
 def test_mistakes_get_their_own_hint(name, function, body, hint):
     said_here = said(name, function, f"    import math\n    {body}")[function]
-    assert hint in said_here and not said_here.lower().startswith("right.")
+    assert hint.lower() in said_here.lower() and not said_here.lower().startswith("right.")
