@@ -136,7 +136,7 @@ MISTAKES = {
         'return "fine"': "miss seeds that chose",
         'return "prompts"': "call honest ones doctored",
         'return "seeds" if gain[:, chose].mean() > gain[:, ~chose].mean() else "fine"': "means differ by luck",
-        'return "seeds" if evaluation.interval(gain[:, chose].ravel(), minus=gain[:, ~chose].ravel())[1] > 0 else "fine"': "subtract within each",
+        'return "seeds" if evaluation.interval(gain[:, chose].ravel(), minus=gain[:, ~chose].ravel())[1] > 0 else "prompts" if evaluation.interval(gain.mean(1)[seen], minus=gain.mean(1)[~seen])[1] > 0 else "fine"': "subtract within each",
         'return "seeds" if plots.interval(gain[:, chose].mean(1) - gain[:, ~chose].mean(1))[1] > 0 else "fine"': "miss seen prompts",
         """seeds = plots.interval(gain[:, chose].mean(1) - gain[:, ~chose].mean(1))[1] > 0
     prompts = evaluation.interval(gain[seen].ravel(), minus=gain[~seen].ravel())[1] > 0
