@@ -29,10 +29,8 @@ REPOSITORY = ""
 if "google.colab" in sys.modules and importlib.util.find_spec("promptlab") is None:
     source = REPOSITORY or max(map(str, Path().glob("promptlab-*.whl")), default="")
     if not source:
-        raise FileNotFoundError(
-            "Make a wheel (pip wheel --no-deps .), upload it with the folder icon on the left, "
-            "run this cell again."
-        )
+        raise FileNotFoundError("Make a wheel (pip wheel --no-deps .), upload it with the folder "
+                                "icon on the left, run this cell again.")
     %pip install -q --no-deps "{source}"
 from promptlab import config, runtime
 from promptlab.course import colab
