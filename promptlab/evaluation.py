@@ -174,6 +174,22 @@ def find(records, **wanted) -> dict:
     return fitting[0]
 
 
+def ends(found) -> tuple:
+    """Mean and ends of what `interval` returns, or of a record as `find` returns it."""
+    return tuple(found[key] for key in ("mean", "low", "high")) if isinstance(found, dict) else tuple(found)
+
+
+def told(found, digits=2) -> str:
+    """An interval, or a record of `find`, as the lessons print it: "+0.18 (-0.10 to +0.46)"."""
+    return "{:+.{d}f} ({:+.{d}f} to {:+.{d}f})".format(*ends(found), d=digits)
+
+
+def standing(found) -> str:
+    """Where an interval, or a record of `find`, stands: "ahead" if all of it lies above zero, "behind" if below, else "level"."""
+    _, low, high = ends(found)
+    return "ahead" if low > 0 else "behind" if high < 0 else "level"
+
+
 def best_of_n(policy, scorer, prompts, n=8, seeds=SELECTING, seed=0, progress=False) -> list[str]:
     """Of `n` sampled rewrites of each prompt, the one with the highest reward on the seeds to choose by: `Policy.rewrite` with this score."""
     if n == 1:  # nothing to choose from

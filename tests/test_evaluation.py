@@ -313,3 +313,10 @@ def test_unreadable_results_are_named_with_the_way_to_repair_them(tmp_path, cont
         path.write_text(content)
     with pytest.raises(PromptlabError, match=f"results.json .*{says}.*git checkout"):
         ev.load_results(path)
+
+
+def test_an_interval_is_told_and_judged_alike_from_numbers_and_records():
+    record = {"mean": 0.18, "low": -0.1, "high": 0.456}
+    assert ev.told(record) == ev.told((0.18, -0.1, 0.456)) == "+0.18 (-0.10 to +0.46)"
+    assert ev.told((12.4, 3.0, 21.8), 0) == "+12 (+3 to +22)"
+    assert [ev.standing(v) for v in (record, (1, 0.1, 2), (-1, -2, -0.1), (0, 0, 0))] == ["level", "ahead", "behind", "level"]

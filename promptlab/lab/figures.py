@@ -18,13 +18,12 @@ FINE = {"relevance": "+.3f", "intent": "+.1f"}  # other metrics move in the seco
 def bars(rows, score="reward", what=None, margin=None):
     """Means with their 95 % intervals, one row per name; returns the figure.
 
-    Args: `rows` maps a name to `(mean, low, high)`, or to `(mean, low, high, several)` where each of several training runs
-    shows as a ring; `what` is written below; `margin` draws a dotted line that an interval should stay right of.
+    Args: `rows` maps a name to `(mean, low, high)`, or to a record of `evaluation.find`, whose training runs show as rings; `what` is written below; `margin` draws a dotted line that an interval should stay right of.
     """
     import matplotlib.pyplot as plt
 
     figure, ax = plt.subplots(figsize=(6.5, 0.9 + 0.45 * len(rows)), layout="constrained")
-    _intervals(ax, rows, score, margin)
+    _intervals(ax, {name: _row(row) if isinstance(row, dict) else row for name, row in rows.items()}, score, margin)
     ax.set_xlabel(what or f"change in {score}; bar: 95 % interval", fontsize=8)
     plt.close(figure)  # the notebook shows the returned figure once
     return figure

@@ -49,7 +49,7 @@ def test_a_forest_of_a_finer_set_has_one_panel_and_an_unknown_one_is_named():
 
 
 def test_bars_stand_at_their_numbers():
-    ax = figures.bars({"paired": (1.0, 0.5, 1.5), "not paired": (1.0, -1.0, 3.0, [0.9, 1.1])}, what="reward").axes[0]
+    ax = figures.bars({"paired": (1.0, 0.5, 1.5), "not paired": {"mean": 1, "low": -1, "high": 3, "per_seed": [0.9, 1.1]}}, what="reward").axes[0]
     assert labels(ax) == ["paired", "not paired"] and ax.get_xlabel() == "reward"
     assert [0.5, 1.5] in [list(line.get_xdata()) for line in ax.lines] and [-1, 3] in [list(line.get_xdata()) for line in ax.lines]
 
