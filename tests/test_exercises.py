@@ -28,8 +28,9 @@ MISTAKES = {
         "return (sum(new.values()) - sum(plain.values())) / len(new)": "one dict only must not count",
         "both = plain.keys() & new.keys(); return sum(plain[s] - new[s] for s in both) / len(both)": "better must be positive",
     },
-    ("00_tour", "report"): {"return max(chosen)": "luck included", "return max(fresh)": "now the new seeds choose"},
+    ("00_tour", "report"): {"return fresh[0]": "Not this", "return max(chosen)": "luck included", "return max(fresh)": "now the new seeds choose"},
     ("00_tour", "diagnose"): {
+        DIAGNOSE.format("run['endings'][0] == run['endings'][1]", "run['intent'] < run['plain_intent'] - 0.1", "/ 2"): "are all eight alike",
         DIAGNOSE.format("len(set(run['endings'])) < 8", "run['intent'] < run['plain_intent'] - 0.1", "/ 2"): "are all eight alike",
         DIAGNOSE.format("len(set(run['endings'])) == 1", "run['intent'] < 0.8", "/ 2"): "plain pictures may miss words",
         DIAGNOSE.format("len(set(run['endings'])) == 1", "run['intent'] < run['plain_intent'] - 0.1", ""): "is most lost",
@@ -51,8 +52,8 @@ MISTAKES = {
         "return 'labels shifted' if held_out[-1] > held_out[0] else 'learnt by heart' if held_out[-1] > min(held_out) + 0.2 else 'prompt counted' if training[0] > held_out[0] + 0.5 else 'healthy'": "then turns up",
         "return 'healthy'": "who can guess what people will type",
         "return 'healthy' if held_out[-1] < held_out[0] else 'labels shifted'": "who can guess what people will type",
-        "return 'prompt counted' if held_out[-1] < training[-1] else 'healthy'": "then turns up",
-        "return 'learnt by heart' if held_out[-1] > training[-1] + 0.2 else 'prompt counted' if training[-1] > held_out[-1] else 'healthy'": "copying",
+        "return 'prompt counted' if held_out[-1] < training[-1] else 'healthy'": "nothing is wrong",
+        "return 'learnt by heart' if held_out[-1] > training[-1] + 0.2 else 'prompt counted' if training[-1] > held_out[-1] else 'healthy'": "nothing is wrong",
         "return 'prompt counted'": "both curves fall",
         "return training[99]": "could not be run or read",
     },
@@ -66,7 +67,7 @@ MISTAKES = {
         "return [r | {'y': r['y'].replace(', masterpiece', '')} for r in records]": "still there",
         "return [r | {'x': '', 'y': ', '.join(w for w in r['y'].split(', ') if w not in PLACEBO_WORDS)} for r in records]": "x is not what it was",
         "r = records[0]; return [r | {'y': ', '.join(w for w in r['y'].split(', ') if w not in PLACEBO_WORDS)}] * 400": "more than once",
-        "return [{'x': r['x'], 'text': r['y']} for r in records]": "could not be run or read",
+        "return [{'x': r['x'], 'text': r['y']} for r in records]": "keeps its keys",
     },
     ("02_rewards", "clip_loss"): {
         "return -logits.log_softmax(1).diag().mean()": "softmax down each column is missing",
@@ -79,7 +80,7 @@ MISTAKES = {
     },
     ("02_rewards", "my_reward"): {
         "return s.wish": "Words are lost",
-        "return promptist_reward(s, c)": "Nothing in it asks for neon",
+        "return promptist_reward(s, c)": "is s.wish in it",
         "return -20 * s.wish": "is a sign turned round",
         "return s.aesthetic + s.wish": "weigh it up",
         "return s.wish.mean()": "one number per picture",
@@ -91,6 +92,7 @@ MISTAKES = {
         "return after['reward'] > before['reward']": "convict a sound run",
         "return after['gold'] < before['gold'] or after['kept'] < before['kept']": "as small as noise",
         "return after['gold'] < before['gold'] - 0.2 or after['kept'] < before['kept'] - 0.05": "never rose",
+        "return after['reward'] > before['reward'] and (after['kept'] < 0.95 * before['kept'] or after['gold'] < before['gold'] - 0.2)": "as small as noise",
         "return after['golden'] < before['golden']": "KeyError: 'golden'",
     },
     ("03_ppo", "two_lines"): {
@@ -141,9 +143,13 @@ MISTAKES = {
         """seeds = plots.interval(gain[:, chose].mean(1) - gain[:, ~chose].mean(1))[1] > 0
     prompts = evaluation.interval(gain[seen].ravel(), minus=gain[~seen].ravel())[1] > 0
     return "seeds" if seeds else "prompts" if prompts else "fine\"""": "call honest ones doctored",
+        """by_seed = gain[:, chose].mean() - gain[:, ~chose].mean()
+    return "seeds" if by_seed > 0.15 else "prompts" if gain[seen].mean() - gain[~seen].mean() > 1 else "fine\"""": "",
         'return "leak"': "none of the three words",
     },
     ("04_evaluation", "my_runs"): {
+        "return min(range(1, budget // cost + 1), key=lambda k: prompt_sd**2 / (budget - cost * k) + run_sd**2 / k)": "",
+        "return min(range(1, (budget - 1) // cost + 1), key=lambda k: prompt_sd**2 / (budget - cost * (k - 1)) + run_sd**2 / k)": "Not this",
         "return 1": "all runs agree",
         "return (budget - 1) // cost": "too few prompts",
         "return min(range(1, (budget - 1) // cost + 1), key=lambda k: prompt_sd / (budget - cost * k)**.5 + run_sd / k**.5)": "variances do",
@@ -170,7 +176,7 @@ MISTAKES = {
         "return (s.aesthetic - s.aesthetic_plain).mean().clamp(max=cap)": "one number per picture",
         "return (s.aesthetic - s.aesthetic_plain).clamp(min=cap)": "max= cuts above",
         "return s.aesthetic - s.aesthetic_plain": "Not this",
-        "return 3": "Return a tensor",
+        "return 3": "Return 9 values",
     },
     ("07_your_taste", "pair_loss"): {
         "return -torch.nn.functional.logsigmoid(chosen - other).sum()": "A mean over pairs",
@@ -183,6 +189,7 @@ MISTAKES = {
         "return (other - chosen).mean()": "Not this",
     },
     ("07_your_taste", "share_right"): {
+        "return sum(a > b for a, b in pairs) / len(pairs)": "Not this",
         "return sum(ratings[a] >= ratings[b] for a, b in pairs) / len(pairs)": "counts as right",
         "return sum(ratings[a] > ratings[b] for a, b in pairs) / len(pairs)": "counts as wrong",
         "return sum((ratings[a] < ratings[b]) + 0.5 * (ratings[a] == ratings[b]) for a, b in pairs) / len(pairs)": "chosen comes first",
@@ -191,6 +198,7 @@ MISTAKES = {
         "return [ratings[a] > ratings[b] for a, b in pairs]": "Return one number",
     },
     ("07_your_taste", "diagnose"): {
+        "return 'careless' if again < 0.6 else 'fine' if new > again - 0.1 else 'more choices' if abs(seen - again) < 0.1 else 'cannot see'": "above again is as good",
         "return 'careless' if again < 0.6 else 'fine' if new > again - 0.1 else 'more choices' if seen - new > 0.1 else 'cannot see'": "stays behind again",
         "return 'fine' if new > again - 0.1 else 'more choices'": "answers by chance",
         "return 'careless' if again < 0.6 else 'more choices' if new < 0.9 else 'fine'": "Nothing is wrong",
@@ -203,7 +211,7 @@ MISTAKES = {
         "return one[:i] + other[i:]": "behind j the first goes on",
         "return one[:i] + other[i:j + 1] + one[j + 1:]": "belongs to the first",
         "return one[:i] + other[:j - i] + one[j:]": "starts at i",
-        "return ''.join(one)": "Return a list",
+        "return ''.join(one)": "values",
     },
     ("08_evolving_keywords", "needed"): {
         "return 1.96**2 * p * (1 - p) / (2 * p - 1) ** 2": "not to 1 - p",
@@ -213,6 +221,7 @@ MISTAKES = {
         "return 'many'": "Return one number",
     },
     ("08_evolving_keywords", "diagnose"): {
+        "return 'mutation' if max(run['keywords']) > 15 else 'reader' if run['again'] <= 0.6 else 'luck' if run['met'] < 10 else 'fine'": "sound run",
         "return 'mutation' if run['keywords'][-1] > 10 else 'reader' if run['again'] <= 0.6 else 'luck' if run['met'] < 10 else 'fine'": "sound run",
         "return 'fine'": "More than fifteen",
         "return 'mutation' if run['keywords'][-1] > run['keywords'][0] else 'fine'": "grow a little",
@@ -224,7 +233,7 @@ MISTAKES = {
         "m = sum(rewards) / len(rewards); return [r - m for r in rewards]": "not divided by the spread",
         "m = sum(rewards); return [r - (m - r) / (len(rewards) - 1) for r in rewards]": "RLOO's",
         "m, n = sum(rewards) / len(rewards), len(rewards); s = (sum((r - m) ** 2 for r in rewards) / n) ** 0.5; return [(r - m) / s for r in rewards]": "divide by 5",
-        "return sum(rewards)": "Return a list of 6",
+        "return sum(rewards)": "Return 6 values",
     },
     ("10_other_learners", "dpo_loss"): {
         "return math.log(1 + math.exp(-beta * (b - w)))": "SFT's opinion is missing",
@@ -239,6 +248,7 @@ MISTAKES = {
         "return 'none of them'": "Not this",
     },
     ("11_pretraining", "extra"): {
+        "return -abs((pretrained_out - ours_out) - (pretrained_in - ours_in))": "Turned round",
         "return pretrained_out - ours_out": "in domain it has one too",
         "return (pretrained_in - ours_in) - (pretrained_out - ours_out)": "Turned round",
         "return pretrained_out": "Not this",
@@ -273,12 +283,17 @@ RIGHT = [
         "[r.update(y=', '.join(w for w in r['y'].split(', ') if w not in PLACEBO_WORDS)) for r in records]; return records",  # copies
     ),
     ("03_ppo", "two_lines", "q = (log_p.double() - log_old.double()).exp(); return torch.minimum(q * A, q.clamp(1 - clip, 1 + clip) * A)"),
+    ("02_rewards", "my_reward", "s.aesthetic -= s.aesthetic_plain; return 20 * s.wish + s.aesthetic + (60 * (s.relevance - 0.35)).clamp(max=0)"),
+    ("02_rewards", "my_reward", "return (1000 * s.wish + 99 * s.aesthetic.neg().clamp(max=0) + 9999 * (s.relevance - 0.35).clamp(max=0)).int() + len(s) * 0"),
+    ("05_playground", "capped", "return [min(float(a - b), cap) for a, b in zip(s.aesthetic, s.aesthetic_plain)]"),
     ("05_playground", "capped", "gain = (s.aesthetic - s.aesthetic_plain).double(); return torch.where(gain > cap, cap, gain)"),
     (
         "07_your_taste",
         "share_right",
         "r = torch.tensor(ratings); d = torch.stack([r[a] - r[b] for a, b in pairs]); return (d.sign() / 2 + 0.5).mean()",
     ),
+    ("08_evolving_keywords", "crossover", "return (other[k] if i <= k < j else one[k] for k in range(len(one)))"),
+    ("08_evolving_keywords", "needed", "import fractions; return fractions.Fraction(1.96**2 * p * (1 - p) / (p - 0.5) ** 2)"),
     ("08_evolving_keywords", "needed", "import numpy; return numpy.float32(1.96**2 * p * (1 - p) / (p - 0.5) ** 2)"),
     ("10_other_learners", "advantages", "r = torch.tensor(rewards); return ((r - r.mean()) / r.std()).tolist()"),
     ("10_other_learners", "dpo_loss", "m = beta * ((b - b0) - (w - w0)); return torch.nn.functional.softplus(torch.tensor(-m))"),
@@ -286,6 +301,11 @@ RIGHT = [
         "10_other_learners",
         "choose",
         "fit = [(r, n) for n, rows in table.items() for k, d, r in rows if k <= most and d <= far]; return max(fit, key=lambda v: v[0])[1]",
+    ),
+    (
+        "11_pretraining",
+        "fair_pair",
+        "return frozenset(next((a, b) for a in runs for b in runs if [k for k in runs[a] if runs[a][k] != runs[b][k]] == ['model']))",
     ),
     ("11_pretraining", "perplexity", "return torch.tensor([v for row in logs for v in row]).mean().neg().exp().item()"),
 ]

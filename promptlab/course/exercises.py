@@ -1,7 +1,11 @@
 """Exercises that check themselves: a reader's function is tried on inputs drawn at random, and told what is wrong with what it returns."""
 
+import contextlib
 import copy
 import dis
+import io
+import numbers
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 
@@ -23,74 +27,85 @@ def check(answer: Callable, cases: Iterable[tuple]) -> None:
 
 
 def verdict(answer, cases) -> str:
-    """What `check` prints: of what is said of the trials, the sentence said most often, as two mistakes may return the same once."""
-    said = [trial(answer, inputs, right, hints[0] if hints else {}) for inputs, right, *hints in cases]
-    wrong = Counter(text for text in said if not text.startswith("Right"))
-    return wrong.most_common(1)[0][0] if wrong else said[-1]
+    """What `check` prints: what is said of most trials, as two mistakes may return the same by chance. Only the first one may print."""
+    said = []
+    for inputs, right, *hints in cases:
+        with contextlib.redirect_stdout(io.StringIO() if said else sys.stdout):
+            said.append(trial(answer, inputs, right, hints[0] if hints else {}))
+    wrong = [text for text in said if not text.startswith("Right")]
+    if not wrong:
+        return said[-1]
+    often, times = Counter(wrong).most_common(1)[0]
+    return often if 2 * times > len(wrong) else next((text for text in wrong if text.startswith("Not this")), wrong[0])
 
 
 def trial(answer, inputs, right, hints) -> str:
     """What is said of one call of the answer."""
     try:
-        got = answer(*copy.deepcopy(inputs))
+        got = asked(answer, inputs)
         if got is None:
             blank = {step.opname for step in dis.get_instructions(answer)} <= EMPTY
             return "not yet" if blank else "Your function returns nothing: is a `return` missing?"
         said = right(got) if callable(right) else compared(got, right, hints, inputs)
-        if not said.startswith("Right") and not alike(again := answer(*copy.deepcopy(inputs)), got):
+        if not said.startswith("Right") and not alike(again := asked(answer, inputs), got):
             return f"Asked the same twice, you say {brief(got)}, then {brief(again)}: an answer that is drawn anew is luck."
         return said
-    except Exception as error:  # a reader may write anything
+    except (Exception, SystemExit) as error:  # a reader may write anything
         known = [text for text, kind in hints.items() if kind is type(error)] if isinstance(hints, dict) else []
-        return known[0] if known else f"Your function could not be run or read ({type(error).__name__}: {error})."
+        return known[0] if known else f"Your function could not be run or read ({type(error).__name__}: {str(error)[:200]})."
+
+
+def asked(answer, inputs):
+    """What an answer returns for copies of the inputs; a generator as the list it makes."""
+    got = answer(*copy.deepcopy(inputs))
+    return list(got) if hasattr(got, "__next__") else got
 
 
 def compared(got, right, hints, inputs) -> str:
     """What is said of a returned value beside the right one."""
     if alike(got, right):
         return "Right."
-    given = f"For {', '.join(map(brief, inputs))}"
-    if isinstance(hints, str):
-        return f"{hints} {given} it is {brief(right)}, you say {brief(got)}."
-    if known := [text for text, wrong in hints.items() if alike(got, wrong)]:
+    known = [text for text, wrong in hints.items() if alike(got, wrong)] if isinstance(hints, dict) else []
+    if known:
         return known[0]
     if form(got) != form(right):
         return f"Return {form(right)}, not {brief(got)}."
-    return f"Not this. {given} it is {brief(right)}, you say {brief(got)}."
+    given = ", ".join(brief(value, 200 // len(inputs)) for value in inputs)
+    return f"{hints if isinstance(hints, str) else 'Not this.'} For {given} it is {brief(right)}, you say {brief(got)}."
 
 
 def alike(got, right) -> bool:
-    """Whether two values are equal: numbers of any library as far as float32 goes, in the same form; anything else exactly."""
+    """Whether two values are equal: numbers of any library to three digits, in a list or tensor of the same shape; else exactly."""
     if form(got) != form(right):
         return False
     try:
-        one, other = (np.asarray(plain(value), float) for value in (got, right))
-        return one.shape == other.shape and np.allclose(one, other, rtol=1e-4, atol=1e-5, equal_nan=True)
-    except (TypeError, ValueError):  # no numbers
+        one, other = (np.asarray(plain(value)) for value in (got, right))
+    except ValueError:  # rows of several lengths
         return plain(got) == plain(right)
+    if not {one.dtype.kind, other.dtype.kind} <= set("biuf"):  # words
+        return plain(got) == plain(right)
+    return one.shape == other.shape and np.allclose(one, other, rtol=1e-3, atol=1e-5, equal_nan=True)
 
 
 def form(value) -> str:
-    """What kind of thing a value is: numbers and lists of any library are alike, a tensor of several numbers is asked for as one."""
-    if isinstance(value, torch.Tensor) and value.numel() != 1:
-        return f"a tensor of shape {tuple(value.shape)}"
+    """What kind of thing a value is, whichever library it is from."""
     value = plain(value)
     if isinstance(value, list):
-        return f"a list of {len(value)}"
+        return f"{len(value)} values"
     return "one number" if isinstance(value, (int, float)) else "a word" if isinstance(value, str) else f"a {type(value).__name__}"
 
 
 def plain(value):
-    """A value in Python's own types: lists for tuples, arrays and tensors; one number of a tensor that holds one."""
-    if isinstance(value, torch.Tensor) and value.numel() == 1:
-        return value.item()
+    """A value in Python's own types: lists for tuples, arrays and tensors; a number for one that holds a single number."""
     if isinstance(value, (torch.Tensor, np.ndarray, np.generic)):
-        return value.tolist()
+        return value.tolist() if np.prod(value.shape) != 1 else value.item()
+    if isinstance(value, numbers.Number) and not isinstance(value, (int, float, complex)):
+        return float(value)  # a fraction, a decimal
     return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-def brief(value) -> str:
-    """A value in one line of at most 200 characters, with four digits a number."""
+def brief(value, most=200) -> str:
+    """A value in one line of at most `most` characters, with four digits a number."""
     value = plain(value)
     if isinstance(value, float):
         return f"{value:.4g}"
@@ -100,4 +115,4 @@ def brief(value) -> str:
         text = f"{{{', '.join(f'{key}: {brief(v)}' for key, v in fields.items())}}}"
     else:
         text = repr(value)
-    return text if len(text) <= 200 else f"{text[:197]}..."
+    return text if len(text) <= most else f"{text[: most - 3]}..."

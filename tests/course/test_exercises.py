@@ -1,6 +1,7 @@
 """What `check` says of an answer. The exercises themselves are in tests/test_exercises.py."""
 
 import random
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -40,6 +41,23 @@ def test_what_is_said(answer, said):
     assert verdict(answer, CASES) == said
 
 
+def test_a_generator_is_the_list_it_makes():
+    assert verdict(lambda n: (i for i in range(n)), [((3,), [0, 1, 2])]) == "Right."
+    assert verdict(lambda n: map(str, range(n)), [((3,), [0, 1, 2])]).startswith("Not this")
+
+
+def test_a_hint_that_fits_by_chance_is_not_said():
+    cases = [((n,), 2 * n, {"The square.": n * n}) for n in range(10)]  # 0 and 2 have the same double and square, 3 is 3 + 0
+    assert verdict(lambda n: n * n, cases) == "The square."
+    assert verdict(lambda n: n * n if n < 4 else 99, cases).startswith("Not this. For 4")
+
+
+def test_only_the_first_trial_prints_and_leaving_python_stops_nothing(capsys):
+    assert verdict(lambda n: print(n), [((n,), n) for n in range(5)]) == "Your function returns nothing: is a `return` missing?"
+    assert capsys.readouterr().out == "0\n"
+    assert "SystemExit" in verdict(lambda: exit(), [((), 1)])
+
+
 def test_an_answer_drawn_anew_is_luck():
     assert "drawn anew is luck" in verdict(lambda x: random.random(), CASES)
 
@@ -58,7 +76,9 @@ def test_the_function_gets_copies():
 
 
 @pytest.mark.parametrize("one, other, same", [
-    ((1, 2.0), torch.tensor([1, 2]), False),  # a list is no tensor
+    ((1, 2.0), torch.tensor([1, 2]), True),
+    (Fraction(1, 2), 0.5, True),
+    (np.array([0.5]), 0.5, True),
     ((1, 2.0), np.array([1, 2]), True),
     (torch.tensor([1.0, 2], requires_grad=True), torch.tensor([1, 2.0], dtype=torch.float64), True),
     (torch.ones(2), torch.ones(2, 1), False),
