@@ -27,7 +27,7 @@ test: $(STAMP)
 test-full: $(STAMP)
 	$(BIN)/python -m pytest -m full -s
 
-# Our PPO against its peers: a quarter of an hour on two cores with nothing else running. It writes data/benchmarks/ppo.json.
+# Our PPO against its peers: half an hour on two cores with nothing else running. It writes data/benchmarks/ppo.json.
 bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/bench_ppo.py
 

@@ -68,8 +68,8 @@ class Settings:
 class ValueHead(nn.Module):
     """What a rewrite is expected to earn, before each of its tokens: a small network on the policy's last hidden states; zero at first.
 
-    The paper trains a second language model for this. Reading what the policy has read anyway halves the time and memory of
-    learning, and on pocket the rewards were no lower; the value loss then pulls at the policy too, so it weighs little.
+    The paper trains a second language model for this. Reading what the policy has read anyway spares that model's passes and
+    memory, and on pocket the rewards were no lower; the value loss then pulls at the policy too, so it weighs little.
     """
 
     def __init__(self, width):

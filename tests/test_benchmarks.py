@@ -82,15 +82,17 @@ def test_what_could_not_be_measured_has_no_number():
 
 def test_the_learners_file_is_read_at_the_pictures_both_have():
     row = lambda who, n, reward, seed=0: {"learner": who, "seed": seed, "pictures": n, "set": "in_domain", "n": 120, "reward": reward}  # noqa: E731
-    rows = [row("SFT", 0, 0.5), row("PPO", 480, 0.9), row("PPO", 960, 1.5), row("PPO", 1920, 9.0)]
-    rows += [row(who, n, r) for who in ("GRPO", "RLOO") for n, r in ((480, 0.7), (960, 1.0))]
+    rows = [row("SFT", 0, 0.5)]
+    for seed, luck in enumerate((-0.1, 0.1)):
+        rows += [row("PPO", n, r + luck, seed) for n, r in ((480, 0.9), (960, 1.5), (1920, 9.0))]
+        rows += [row(who, n, r + luck, seed) for who in ("GRPO", "RLOO") for n, r in ((480, 0.7), (960, 1.0))]
     at = by_name(bench.records_of(found(), rows))["trl_grpo", "reward_per_1k_images"]
     assert (
         at["ours"] == pytest.approx(1.0 / 0.96, rel=1e-3)
         and at["theirs"] == pytest.approx(0.5 / 0.96, rel=1e-3)
         and at["ratio"] == pytest.approx(2.0, rel=1e-3)
     )
-    assert at["note"] == "from data/pocket/learners.json, training seeds: 1"
+    assert at["note"] == "ours minus theirs +0.52 (+0.52 to +0.52), training seeds: 2, from data/pocket/learners.json"
 
 
 def test_a_profile_adds_up():

@@ -63,7 +63,7 @@ def read(folder, **options):
 
 
 def one_step_gelu(model):
-    """Let torch compute GPT-2's activation in one step where transformers takes eight: the same formula, a quarter less time for an update."""
+    """Let torch compute GPT-2's activation in one step where transformers takes eight: the same formula, 12 to 25 % less time for an update."""
     import torch
     from transformers.activations import NewGELUActivation
 

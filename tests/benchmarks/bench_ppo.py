@@ -7,8 +7,9 @@ training gave, so that the spread is seen. Goes on where it was stopped.
 Each learner is a process of its own (`ppo_worker.py`), all are loaded before the first turn, and they take turns, so that what else
 the machine does hits all alike; the first turn warms up and does not count, of the others the median does. All use every core, but
 pictures drawn alone use one where that is faster. All get 8 prompts with 12 rewrites each, our layout,
-which lets ours draw a prompt's plain picture once and read a prompt once for twelve rewrites; the paper's rows are all of different prompts,
-so the profile file also says how the pattern and TRL's PPO fare there ("alone": 96 prompts, one rewrite each, the same for all). Metrics:
+which lets ours draw a prompt's plain picture once and read a prompt once for twelve rewrites, and one picture a rewrite, which the pattern
+draws by itself; the paper's rows are all of different prompts, with two pictures of each drawn in one call, so the profile file also says how
+the pattern and TRL's PPO fare there ("alone": 96 prompts, one rewrite of each, two pictures). All learn with our step size. Metrics:
 - rollouts_per_s: rewrites a second, sampled, drawn, judged and read by policy and reference. 96 rewrites of 8 prompts, one picture each.
 - update_s: seconds to read 96 given rewrites and take the 4 gradient steps on them; nothing is written or drawn.
 - peak_memory: MB that this takes beside libraries, policy and batch, with all 96 rewrites in a step at once; each can take fewer at a time.
@@ -31,6 +32,9 @@ import venv
 import zlib
 from pathlib import Path
 
+import numpy as np
+
+from promptlab import evaluation
 from promptlab.pocket.kept import write_rows
 from promptlab.runtime import PromptlabError, bar, checkout, exit_code, home, write_atomically
 
@@ -41,7 +45,7 @@ PEERS = ("reference_pattern", "trl_ppo", "trl_grpo", "trl_rloo")
 METRICS = {"rollouts_per_s": "higher", "update_s": "lower", "peak_memory": "lower", "reward_per_1k_images": "higher"}
 FLOORS = {("reference_pattern", "rollouts_per_s"): 5.0, ("trl_ppo", "update_s"): 1.5, ("trl_grpo", "update_s"): 1.2,
           **{(peer, "reward_per_1k_images"): 1.0 for peer in PEERS}}  # fmt: skip
-TURNS = ("update", "rollout", "update, alone", "rollout, alone")  # alone: every rewrite of another prompt, as in the paper
+TURNS = ("update", "rollout", "update, alone", "rollout, alone")  # alone: every rewrite of another prompt, two pictures, as in the paper
 SHARE = 0.25  # of an update may go to anything but pictures
 PICTURES = ("drawing", "looking and remembering, what drawing does not hide")
 NO_REWARD = "PPOTrainer asks for a reward model and takes no function, so it cannot learn from pictures"
@@ -83,28 +87,29 @@ def records_of(found, learners=None):
                 out.append(record(peer, metric, None, None, "TRL 1.12 could not be installed"))
         if peer == "trl_ppo":
             out.append(record(peer, "reward_per_1k_images", None, None, NO_REWARD))
-        elif peer == "reference_pattern" or learners is None:
-            out.append(record(peer, "reward_per_1k_images", gain(found, "ours"), gain(found, peer)))
         else:
-            name, seeds = peer[4:].upper(), len({r["seed"] for r in learners})
-            note = f"from data/pocket/learners.json, training seeds: {seeds}"
-            out.append(record(peer, "reward_per_1k_images", *(told(learners, who, name) for who in ("PPO", name)), note))
+            kept = peer != "reference_pattern" and learners is not None
+            ours, theirs = (told(learners, "PPO", peer[4:].upper()) if kept else [gains(found, who) for who in ("ours", peer)])
+            apart = evaluation.told(evaluation.interval(np.subtract(ours, theirs)))
+            note = f"ours minus theirs {apart}, training seeds: {len(ours)}" + ", from data/pocket/learners.json" * kept
+            out.append(record(peer, "reward_per_1k_images", statistics.mean(ours), statistics.mean(theirs), note))
     return out
 
 
-def gain(found, who):
-    """Reward that a learner added to the SFT policy's, per thousand pictures, mean over training seeds."""
+def gains(found, who):
+    """Reward that a learner added to the SFT policy's, per thousand pictures, one number a training seed."""
     start = found["train SFT 0"]["reward"]
     runs = [found[f"train {who} {seed}"] for seed in SEEDS]
-    return statistics.mean((run["reward"] - start) / run["pictures"] * 1000 for run in runs)
+    return [(run["reward"] - start) / run["pictures"] * 1000 for run in runs]
 
 
-def told(rows, who, beside):
-    """The same from the rows of learners.json, at the most pictures that both learners were measured at."""
-    from promptlab.pocket.learners import summary
+def told(rows, *learners):
+    """The same of two learners from the rows of learners.json, at the most pictures that both were measured at."""
+    from promptlab.pocket.learners import by_seed, summary
 
-    last = max({r["pictures"] for r in rows if r["learner"] == who} & {r["pictures"] for r in rows if r["learner"] == beside})
-    return (summary(rows, who, "reward", last)[0] - summary(rows, "SFT", "reward", 0)[0]) / last * 1000
+    last = max(set.intersection(*({r["pictures"] for r in rows if r["learner"] == who} for who in learners)))
+    start = summary(rows, "SFT", "reward", 0)[0]
+    return [[(reward - start) / last * 1000 for reward in by_seed(rows, who, "reward", last).values()] for who in learners]
 
 
 def ratios(told):
@@ -204,7 +209,7 @@ def measure(folder, quick):
     drawing = {who: python for who, python in peers.items() if who != "trl_ppo"}
     alike = {who: python for who, python in peers.items() if who not in ("trl_grpo", "trl_rloo")}  # these two need groups
     who_takes = dict(zip(TURNS, (peers, drawing, alike, {who: python for who, python in drawing.items() if who in alike}), strict=True))
-    alone = ["--prompts", 24 if quick else 96, "--samples", 1]
+    alone = ["--prompts", 24 if quick else 96, "--samples", 1, "--images", 2]
     total = {step: len(some) * (turns + 1) for step, some in who_takes.items()} | {"profile": turns}
     with bar(total=sum(total.get(step, 10) for step in todo)) as progress:
         for step in todo:
@@ -255,7 +260,7 @@ def main():
     for row in parts:
         print(f"{row['part']:34} {row['seconds']:7.2f} s {100 * row['share']:5.0f} %")
     print(f"target for all but pictures: {100 * SHARE:.0f} %")
-    print(f"With every rewrite of another prompt, times ours: {about['alone']}\nwritten: {places[0]}, {places[1]}")
+    print(f"With two pictures of each of 96 prompts, times ours: {about['alone']}\nwritten: {places[0]}, {places[1]}")
     if not quick:
         (folder / "found.json").unlink()  # the next call measures anew
 

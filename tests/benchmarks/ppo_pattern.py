@@ -1,10 +1,10 @@
 """The pattern of the paper's code as a learner, written from its facts (Hao et al. 2022; microsoft/LMOps, folder promptist).
 
 What it does otherwise than `promptlab.ppo`: a second language model of full size foretells the reward, pictures are drawn one prompt at a
-time and looked at together, the plain prompt's picture is drawn again for every rewrite, every row is read in full, prompt and padding, and
-only the policy's upper blocks are trained. Its exploration by 16 diverse beams and its uncalibrated CLIP stay out: all learners here sample
-alike. Its two pictures a prompt, drawn in one call, stay out, too: one picture a call makes its pictures dearer. What only costs it time is
-left out in its favour: it reads every rollout twice, and each step computes the advantages anew.
+time, all of that prompt in one call (the paper: two), and looked at together, the plain prompt's pictures are drawn again for every rewrite,
+every row is read in full, prompt and padding, and only the policy's upper blocks are trained. Its exploration by 16 diverse beams and its
+uncalibrated CLIP stay out: all learners here sample alike, with our step size. What only costs it time is left out in its favour: it reads
+every rollout twice, and each step computes the advantages anew.
 """
 
 import copy
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from promptlab.objective import advantages_of, policy_loss, token_rewards, value_loss, whiten
-from promptlab.rewards import Scores, as_scores, promptist_reward
+from promptlab.rewards import Scores, as_scores, mean_per_pair, promptist_reward
 
 VALUE_WEIGHT = 2.3  # the paper's
 TRAINED = 2  # of the policy's blocks, the upper ones, as in its settings; embeddings and the value model are trained whole
@@ -97,21 +97,24 @@ def quickest(work):
     return best
 
 
-def alone(scorer, seed, threads):
-    """The reward with every picture drawn by itself, with so many threads, the plain one for each rewrite; they are looked at together."""
+def alone(scorer, seeds, threads):
+    """The reward with a prompt's pictures drawn in a call of their own, with so many threads, the plain ones for each rewrite; they are looked
+    at together.
+    """
 
     def draw(prompts):
         most = torch.get_num_threads()
         torch.set_num_threads(threads)
-        pictures = np.concatenate([scorer.gallery.generator.generate([prompt], [seed]) for prompt in prompts])
+        pictures = np.concatenate([scorer.gallery.generator.generate([prompt] * len(seeds), seeds) for prompt in prompts])
         torch.set_num_threads(most)
         return pictures
 
     def reward(plain, written):
         now, before = (scorer.clip.embed_images(draw(prompts)) for prompts in (written, plain))
-        words, pairs = scorer.clip.embed_texts(plain), torch.arange(len(plain))
+        words = scorer.clip.embed_texts(plain).repeat(len(seeds), axis=0)
         relevance, relevance_plain = (torch.from_numpy((pictures * words).sum(1)) for pictures in (now, before))
-        scores = Scores(pairs, torch.full_like(pairs, seed), scorer.rate(now), scorer.rate(before), relevance, relevance_plain)
-        return promptist_reward(scores, scorer.calibration)
+        pairs, drawn = torch.arange(len(plain)).repeat_interleave(len(seeds)), torch.tensor(seeds * len(plain))
+        scores = Scores(pairs, drawn, scorer.rate(now), scorer.rate(before), relevance, relevance_plain)
+        return mean_per_pair(promptist_reward(scores, scorer.calibration), scores)
 
     return reward

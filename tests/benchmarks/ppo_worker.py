@@ -131,20 +131,21 @@ def rollouts(who, policy, pool, settings, turns):
     from promptlab.rewards import PictureReward
 
     scorer, _ = scorer_in(tempfile.mkdtemp())
-    reward, look = PictureReward(scorer), [0]
+    reward, look = PictureReward(scorer), list(range(settings.images))
     scorer.gallery.judge  # noqa: B018 - loaded now
     if who == "ours":
         run = ppo.PPO(policy, settings)
         work = lambda plain: run.rollout(pool, reward)  # noqa: E731 - it picks the same prompts itself
     elif who == "reference_pattern":
-        run, threads = Pattern(policy, settings), quickest(lambda: scorer.gallery.generator.generate(pool[:1], look))
-        work = lambda plain: run.rollout(plain, alone(scorer, *look, threads))  # noqa: E731
+        run, threads = Pattern(policy, settings), quickest(lambda: scorer.gallery.generator.generate(pool[:1] * len(look), look))
+        work = lambda plain: run.rollout(plain, alone(scorer, look, threads))  # noqa: E731
     else:
         plain, run = batch(pool, settings, 0)[0], SimpleNamespace()
         paid = lambda plain, written: reward(plain, written, look).tolist()  # noqa: E731
         work = ppo_trl.online_rollout(who[4:].upper(), policy, settings, plain, paid)
     for run.done in itertools.count():
-        plain, look[0] = batch(pool, settings, run.done)
+        plain, first = batch(pool, settings, run.done)
+        look[:] = range(first, first + settings.images)
         turns.wait()
         work(plain)
 
@@ -220,6 +221,7 @@ def main():
     parser.add_argument("seed", type=int, nargs="?", default=0)
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--samples", type=int, default=12)
+    parser.add_argument("--images", type=int, default=1)
     parser.add_argument("--pictures", type=int, default=1500)
     given, turns = parser.parse_args(), Turns()
     from promptlab import ppo
@@ -228,7 +230,7 @@ def main():
     from promptlab.runtime import data_dir
 
     s = ppo.Settings()
-    settings = replace(s, prompts=given.prompts, samples=given.samples, minibatch=given.prompts * given.samples)
+    settings = replace(s, prompts=given.prompts, samples=given.samples, images=given.images, minibatch=given.prompts * given.samples)
     policy, pool = load_policy(data_dir() / "pocket" / "sft"), list(dict.fromkeys(r["x"] for r in load_prompts("ppo")))
     if given.what == "train":
         train(given.who, given.seed, policy, pool, settings, given.pictures, turns)
