@@ -18,7 +18,8 @@ FINE = {"relevance": "+.3f", "intent": "+.1f"}  # other metrics move in the seco
 def bars(rows, score="reward", what=None, margin=None):
     """Means with their 95 % intervals, one row per name; returns the figure.
 
-    Args: `rows` maps a name to `(mean, low, high)`, or to a record of `evaluation.find`, whose training runs show as rings; `what` is written below; `margin` draws a dotted line that an interval should stay right of.
+    Args: `rows` maps a name to `(mean, low, high)`, or to a record of `evaluation.find`, whose training runs show as rings; `what` is
+    written below; `margin` draws a dotted line that an interval should stay right of.
     """
     import matplotlib.pyplot as plt
 
