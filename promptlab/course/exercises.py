@@ -29,9 +29,11 @@ def check(answer: Callable, cases: Iterable[tuple]) -> None:
 def verdict(answer, cases) -> str:
     """What `check` prints: what is said of most trials, as two mistakes may return the same by chance. Only the first one may print."""
     said = []
-    for inputs, right, *hints in cases:
+    for inputs, right, *more in cases:
+        hints = more[0] if more else {}
+        known, other = ({}, hints) if isinstance(hints, str) else (hints, "Not this.")
         with contextlib.redirect_stdout(io.StringIO() if said else sys.stdout):
-            said.append(trial(answer, inputs, right, hints[0] if hints else {}))
+            said.append(trial(answer, inputs, right, known, other))
     wrong = [text for text in said if not text.startswith("Right")]
     if not wrong:
         return said[-1]
@@ -39,20 +41,20 @@ def verdict(answer, cases) -> str:
     return often if 2 * times > len(wrong) else next((text for text in wrong if text.startswith("Not this")), wrong[0])
 
 
-def trial(answer, inputs, right, hints) -> str:
-    """What is said of one call of the answer."""
+def trial(answer, inputs, right, known, other) -> str:
+    """What is said of one call of the answer: `known` are the mistakes with a sentence of their own, `other` is said of all others."""
     try:
         got = asked(answer, inputs)
         if got is None:
             blank = {step.opname for step in dis.get_instructions(answer)} <= EMPTY
             return "not yet" if blank else "Your function returns nothing: is a `return` missing?"
-        said = right(got) if callable(right) else compared(got, right, hints, inputs)
+        said = right(got) if callable(right) else compared(got, right, inputs, known, other)
         if not said.startswith("Right") and not alike(again := asked(answer, inputs), got):
             return f"Asked the same twice, you say {brief(got)}, then {brief(again)}: an answer that is drawn anew is luck."
         return said
     except (Exception, SystemExit) as error:  # a reader may write anything
-        known = [text for text, kind in hints.items() if kind is type(error)] if isinstance(hints, dict) else []
-        return known[0] if known else f"Your function could not be run or read ({type(error).__name__}: {str(error)[:200]})."
+        told = f"Your function could not be run or read ({type(error).__name__}: {str(error)[:200]})."
+        return next((text for text, kind in known.items() if kind is type(error)), told)
 
 
 def asked(answer, inputs):
@@ -61,29 +63,28 @@ def asked(answer, inputs):
     return list(got) if hasattr(got, "__next__") else got
 
 
-def compared(got, right, hints, inputs) -> str:
+def compared(got, right, inputs, known, other) -> str:
     """What is said of a returned value beside the right one."""
-    if alike(got, right):
-        return "Right."
-    known = [text for text, wrong in hints.items() if alike(got, wrong)] if isinstance(hints, dict) else []
-    if known:
-        return known[0]
+    for text, value in {"Right.": right, **known}.items():
+        if alike(got, value):
+            return text
     if form(got) != form(right):
         return f"Return {form(right)}, not {brief(got)}."
     given = ", ".join(brief(value, 200 // len(inputs)) for value in inputs)
-    return f"{hints if isinstance(hints, str) else 'Not this.'} For {given} it is {brief(right)}, you say {brief(got)}."
+    return f"{other} For {given} it is {brief(right)}, you say {brief(got)}."
 
 
 def alike(got, right) -> bool:
     """Whether two values are equal: numbers of any library to three digits, in a list or tensor of the same shape; else exactly."""
     if form(got) != form(right):
         return False
+    got, right = plain(got), plain(right)
     try:
-        one, other = (np.asarray(plain(value)) for value in (got, right))
+        one, other = np.asarray(got), np.asarray(right)
     except ValueError:  # rows of several lengths
-        return plain(got) == plain(right)
+        return got == right
     if not {one.dtype.kind, other.dtype.kind} <= set("biuf"):  # words
-        return plain(got) == plain(right)
+        return got == right
     return one.shape == other.shape and np.allclose(one, other, rtol=1e-3, atol=1e-5, equal_nan=True)
 
 

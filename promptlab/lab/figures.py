@@ -4,6 +4,7 @@ import textwrap
 
 import numpy as np
 
+from promptlab.evaluation import ends
 from promptlab.lab.plots import COLOURS, wall
 from promptlab.prompts import split_prompt
 from promptlab.referee import kinds_of_things
@@ -24,7 +25,7 @@ def bars(rows, score="reward", what=None, margin=None):
     import matplotlib.pyplot as plt
 
     figure, ax = plt.subplots(figsize=(6.5, 0.9 + 0.45 * len(rows)), layout="constrained")
-    _intervals(ax, {name: _row(row) if isinstance(row, dict) else row for name, row in rows.items()}, score, margin)
+    _intervals(ax, rows, score, margin)
     ax.set_xlabel(what or f"change in {score}; bar: 95 % interval", fontsize=8)
     plt.close(figure)  # the notebook shows the returned figure once
     return figure
@@ -48,7 +49,7 @@ def forest(records, metric="reward", versus="plain", sets=("in_domain", "out_of_
     size = (0.8 + 4.3 * len(sets), 1.2 + 0.45 * len(methods))
     figure, axes = plt.subplots(1, len(sets), figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained")
     for ax, (name, found) in zip(axes[0], panels.items(), strict=True):
-        rows = {METHODS[m]: _row(found.get(m)) for m in methods}
+        rows = {METHODS[m]: found.get(m) for m in methods}
         _intervals(ax, rows, metric, margin)
         ax.set_title(f"{name.replace('_', ' ')}: {max(r['n'] for r in found.values())} prompts", fontsize=9)
     seeds = max(r["seeds"] for found in panels.values() for r in found.values())
@@ -58,29 +59,23 @@ def forest(records, metric="reward", versus="plain", sets=("in_domain", "out_of_
     return figure
 
 
-def _row(record):
-    """What `_intervals` draws of a record; None where the method wrote the same as what it is compared with, or nothing."""
-    if record is None or record["low"] == record["high"] == 0:
-        return None
-    return record["mean"], record["low"], record["high"], record["per_seed"]
-
-
 def _intervals(ax, rows, score, margin=None):
-    """Draw rows of (mean, low, high) or (mean, low, high, several) from the top, zero as a line."""
+    """Draw rows of (mean, low, high) or records from the top, zero as a line; a record of no difference, or none, is said in words."""
     ax.axvline(0, color="black", linewidth=0.8)
     if margin is not None:
         ax.axvline(margin, color="black", linewidth=1, linestyle=":")
     for y, row in enumerate(rows.values()):
-        if row is None:
+        record = isinstance(row, dict)
+        if row is None or record and row["low"] == row["high"] == 0:
             where = {"transform": ax.get_yaxis_transform(), "va": "center"}  # x as a share of the panel's width
             ax.text(0.07, y, "same words: no difference", fontsize=8, color="#555555", **where)
             continue
-        mean, low, high, several = (*row, ())[:4]
+        mean, low, high = ends(row)
         ax.plot([low, high], [y, y], color=COLOURS[score], linewidth=5, solid_capstyle="butt")
         ax.plot(mean, y, "|", color="black", markersize=12)
         ax.annotate(f"{mean:{FINE.get(score, '+.2f')}}", (mean, y), (0, 8), textcoords="offset points", ha="center", fontsize=8)
-        if len(several) > 1:
-            ax.plot(several, [y + 0.3] * len(several), "o", color="black", markerfacecolor="none", markersize=4)
+        if record and len(row["per_seed"]) > 1:
+            ax.plot(row["per_seed"], [y + 0.3] * len(row["per_seed"]), "o", color="black", markerfacecolor="none", markersize=4)
     ax.set_yticks(range(len(rows)), list(rows), parse_math=False)
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(len(rows) - 0.4, -0.7)  # the first row on top
